@@ -1,0 +1,31 @@
+"""Cascaded diffusion models with SR3 super-resolution on JAX and Flax."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="cdm",
+    version="0.1.0",
+    description="Cascaded diffusion models with SR3 super-resolution on JAX and Flax",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["cdm", "cdm.*"]),
+    package_data={"cdm.data": ["fluent_emoji.zip"], "cdm": ["weights/*/*", "weights/*/*/*"]},
+    install_requires=[
+        "jax>=0.10,<0.12",
+        "flax>=0.12.8,<0.13",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12,<0.13",
+        "grain>=0.2.18,<0.3",
+        "ml-collections>=1.1,<2",
+        "numpy>=2,<3",
+        "pillow>=11,<14",
+        "safetensors>=0.5,<0.9",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={
+        "test": ["pytest>=8,<10", "scipy>=1.13,<2"],
+        # Independent implementations, to remake the golden files of the tests.
+        "reference": ["diffusers>=0.30,<1", "torch>=2.5,<3"],
+    },
+    entry_points={"console_scripts": ["cdm=cdm.cli:main"]},
+)
