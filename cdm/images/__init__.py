@@ -1,0 +1,1 @@
+"""Pixels: the one resize, conditioning augmentation, and picture files."""
