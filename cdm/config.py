@@ -1,0 +1,166 @@
+"""What a stage config may hold, its defaults, and what makes one valid.
+
+A config file under configs/ has `get_config()` that starts from `base_stage` or `sr_stage` and changes what it needs.
+Configs are locked: a name that is not here is an error. Counts of progress (`train.images`, `checkpoint.every`,
+`log.*`, `train.warmup`, `train.ema_half_life`) are in images, never in steps.
+"""
+
+import numbers
+
+from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections.config_flags import config_flags
+
+
+def base_stage(name, size):
+    """Defaults of a base stage: class-conditional generation at `size` pixels."""
+    config = ConfigDict()
+    config.name = name  # part of every image's key: changing it changes the pictures
+    config.size = size  # pixels of the stage's output
+    config.dtype = "auto"  # compute: float32, bfloat16, or bfloat16 where the device is fast at it
+
+    config.data = ConfigDict()
+    config.data.source = "fluent_emoji"  # the embedded set, or the path of a folder of class folders
+    config.data.flip = False  # random horizontal flips
+    config.data.balance = False  # draw classes equally often instead of images
+    config.data.crop = 0  # train on random crops of this side; 0 is the whole image
+    config.data.cache = False  # keep decoded images in memory
+
+    config.model = ConfigDict()
+    config.model.channels = 64
+    config.model.multipliers = (1, 2, 4)
+    config.model.blocks = 2
+    config.model.attention = (8,)  # resolutions
+    config.model.heads = 4
+    config.model.dropout = 0.0
+    config.model.embedding = "adaptive"  # group norm's scale and shift, or "additive"
+    config.model.resample = "block"  # inside residual blocks, or "between" them
+    config.model.skip_rescale = False  # residual sums times 1/sqrt(2) (SR3)
+
+    config.diffusion = ConfigDict()
+    config.diffusion.target = "v"  # eps, x0 or v
+    # A schedule's parameters are what its class takes: they are checked when it is made.
+    config.diffusion.schedule = ConfigDict({"name": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0})
+
+    config.train = ConfigDict()
+    config.train.images = 1_000_000
+    config.train.batch_size = 32
+    config.train.seed = 0
+    config.train.learning_rate = 1e-4
+    config.train.warmup = 10_000
+    config.train.decay = "none"  # or "cosine", to 0 at train.images
+    config.train.clip = 1.0  # of the gradient's norm; 0 is off
+    config.train.class_dropout = 0.1  # the null class of classifier-free guidance
+    config.train.ema_half_life = 50_000
+
+    config.checkpoint = ConfigDict({"every": 50_000, "keep": 2})
+    config.log = ConfigDict({"every": 2_000, "grid": 50_000})
+    config.sample = ConfigDict({"sampler": "ddim", "steps": 50, "guidance": 0.0})
+    return config.lock()
+
+
+def sr_stage(name, lowres_size, size):
+    """Defaults of a super-resolution stage: from `lowres_size` pixels to `size`."""
+    config = base_stage(name, size).unlock()
+    config.lowres_size = lowres_size
+    config.diffusion.residual = False  # predict the difference from the upsampled low-res image (targets x0 and v)
+    config.augment = ConfigDict()
+    config.augment.schedule = ConfigDict({"name": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0})
+    config.augment.max_level = 1.0  # levels are drawn from U(0, max_level); 0 trains without noise
+    config.augment.blur_probability = 0.0
+    config.augment.blur_sigma = (0.4, 0.6)  # pixels of the low-res image
+    config.sample.aug_level = 0.2
+    config.sample.steps = 20
+    return config.lock()
+
+
+def load(path, overrides=()):
+    """The validated config of a file, with overrides such as "--config.train.images=1000"."""
+    from absl import flags
+
+    values, argv = flags.FlagValues(), ["cdm", f"--config={path}", *overrides]
+    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=argv)
+    try:
+        rest = values(argv)
+    except FileNotFoundError as e:
+        raise ValueError(f"`config` (={path}) is not a file") from e
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
+        raise ValueError(f"`config`: {' '.join(str(e).split())}") from e
+    if rest[1:]:
+        raise ValueError(f"unknown argument {rest[1]!r}")
+    config = values["config"].value
+    validate(config)
+    return config
+
+
+def from_dict(tree):
+    """A frozen, validated config from the JSON of a run or a stage folder."""
+    config = FrozenConfigDict(_tuples(tree))
+    validate(config)
+    return config
+
+
+def _tuples(tree):
+    if isinstance(tree, dict):
+        return {key: _tuples(value) for key, value in tree.items()}
+    return tuple(_tuples(v) for v in tree) if isinstance(tree, (list, tuple)) else tree
+
+
+def _need(ok, name, value, rule):
+    if not ok:
+        raise ValueError(f"`{name}` (={value}) must {rule}")
+
+
+def _count(config, *names, least=1):
+    for name in names:
+        value = config
+        for part in name.split("."):
+            value = value[part]
+        _need(isinstance(value, numbers.Integral) and value >= least, name, value, f"be an integer of at least {least}")
+
+
+def validate(config):
+    """Raise ValueError, naming the argument, its value and the rule, unless a stage can be built from the config."""
+    _count(config, "size", "model.channels", "model.blocks", "model.heads", "train.images", "train.batch_size",
+           "checkpoint.every", "checkpoint.keep", "log.every", "log.grid", "sample.steps")
+    _count(config, "data.crop", "train.seed", "train.warmup", "train.ema_half_life", least=0)
+    model, data, train, sample = config.model, config.data, config.train, config.sample
+    _need(config.dtype in ("auto", "float32", "bfloat16"), "dtype", config.dtype, "be auto, float32 or bfloat16")
+    _need(len(model.multipliers) > 0 and all(isinstance(m, int) and m > 0 for m in model.multipliers),
+          "model.multipliers", model.multipliers, "be one or more positive integers")
+    factor = 2 ** (len(model.multipliers) - 1)
+    _need(config.size % factor == 0, "size", config.size, f"be divisible by {factor}, the model's downsampling")
+    levels = [config.size // 2**i for i in range(len(model.multipliers))]
+    for side in model.attention:
+        _need(side in levels, "model.attention", model.attention, f"name resolutions of the network: {levels}")
+    for side in model.attention:
+        width = model.channels * model.multipliers[levels.index(side)]
+        _need(width % model.heads == 0, "model.heads", model.heads, f"divide the {width} channels at {side} px")
+    _need(model.embedding in ("adaptive", "additive"), "model.embedding", model.embedding, "be adaptive or additive")
+    _need(model.resample in ("block", "between"), "model.resample", model.resample, "be block or between")
+    _need(0 <= model.dropout < 1, "model.dropout", model.dropout, "lie in [0, 1)")
+    _need(config.diffusion.target in ("eps", "x0", "v"), "diffusion.target", config.diffusion.target, "be eps, x0 or v")
+    _need(train.learning_rate > 0, "train.learning_rate", train.learning_rate, "be positive")
+    _need(train.clip >= 0, "train.clip", train.clip, "be at least 0")
+    _need(0 <= train.class_dropout < 1, "train.class_dropout", train.class_dropout, "lie in [0, 1)")
+    _need(train.decay in ("none", "cosine"), "train.decay", train.decay, "be none or cosine")
+    _need(sample.sampler in ("ancestral", "ddim", "dpmpp_2m"), "sample.sampler", sample.sampler,
+          "be ancestral, ddim or dpmpp_2m")
+    _need(sample.guidance >= 0, "sample.guidance", sample.guidance, "be at least 0")
+    _need(data.crop % factor == 0 and data.crop <= config.size, "data.crop", data.crop,
+          f"be at most `size` (={config.size}) and divisible by {factor}")
+    if "augment" not in config:
+        return
+    augment = config.augment
+    _count(config, "lowres_size")
+    _need(config.size % config.lowres_size == 0 and config.size > config.lowres_size, "lowres_size", config.lowres_size,
+          f"divide `size` (={config.size})")
+    _need(data.crop % (config.size // config.lowres_size) == 0, "data.crop", data.crop,
+          f"be divisible by the scale {config.size // config.lowres_size}")
+    _need(not config.diffusion.residual or config.diffusion.target != "eps", "diffusion.residual",
+          config.diffusion.residual, "be False with the target eps, which does not depend on the low-res image")
+    _need(0 <= augment.max_level <= 1, "augment.max_level", augment.max_level, "lie in [0, 1]")
+    _need(0 <= augment.blur_probability <= 1, "augment.blur_probability", augment.blur_probability, "lie in [0, 1]")
+    _need(len(augment.blur_sigma) == 2 and 0 < augment.blur_sigma[0] <= augment.blur_sigma[1], "augment.blur_sigma",
+          augment.blur_sigma, "be a range of positive numbers")
+    _need(0 <= sample.aug_level <= augment.max_level, "sample.aug_level", sample.aug_level,
+          f"lie in [0, {augment.max_level}], the levels the stage is trained for")

@@ -1,0 +1,149 @@
+"""The one U-Net of base and super-resolution stages (Ho et al. 2021; Saharia et al. 2021, app. A; Dhariwal and Nichol
+2021, app. A), with the options that their tables need.
+
+Parts are named and shaped after ADM's modules (`input_blocks.3.0.in_layers.2` is `input_blocks_3_0/in_layers_2`), so
+that its state dicts can be mapped onto them. A super-resolution network is given the low-res image, upsampled
+bicubically and concatenated on channels (SR3, sec. 2.2), and the augmentation level through an embedding of its own.
+"""
+
+from typing import Callable, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cdm.images.resize import resize
+from cdm.nn import layers
+
+
+class UNet(nn.Module):
+    """The network; see `build`."""
+
+    channels: int
+    multipliers: tuple[int, ...]
+    blocks: int
+    attention_levels: tuple[int, ...]
+    heads: int
+    dropout: float
+    embedding: str
+    resample: str
+    rescale: bool
+    num_classes: int
+    super_resolution: bool
+    output_channels: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, logsnr, labels, lowres, aug_logsnr, train):
+        emb = self.condition(logsnr, labels, aug_logsnr)
+        if self.super_resolution:
+            x = jnp.concatenate([x, resize(lowres, x.shape[1:3])], axis=-1)
+
+        def residual(channels, name, resample="none"):
+            block = layers.ResBlock(channels, self.dropout, self.embedding, resample, self.rescale, self.dtype, name=name)
+            return lambda h: block(h, emb, train)
+
+        def attend(h, level, name):
+            if level not in self.attention_levels:
+                return h
+            return layers.Attention(self.heads, self.rescale, self.dtype, name=name)(h)
+
+        h = layers.conv(self.channels, 3, self.dtype, "input_blocks_0_0")(x.astype(self.dtype))
+        skips, index = [h], 1
+        for level, multiplier in enumerate(self.multipliers):
+            for _ in range(self.blocks):
+                h = residual(multiplier * self.channels, f"input_blocks_{index}_0")(h)
+                h = attend(h, level, f"input_blocks_{index}_1")
+                skips.append(h)
+                index += 1
+            if level + 1 < len(self.multipliers):
+                name = f"input_blocks_{index}_0"
+                if self.resample == "block":
+                    h = residual(h.shape[-1], name, "down")(h)
+                else:
+                    h = nn.Conv(h.shape[-1], (3, 3), (2, 2), padding=1, dtype=self.dtype, kernel_init=layers.KERNEL,
+                                name=name)(h)
+                skips.append(h)
+                index += 1
+
+        h = residual(h.shape[-1], "middle_block_0")(h)
+        # Whoever wants attention nowhere gets a network that is convolutional throughout, for any window size.
+        if self.attention_levels:
+            h = layers.Attention(self.heads, self.rescale, self.dtype, name="middle_block_1")(h)
+        h = residual(h.shape[-1], "middle_block_2")(h)
+
+        index = 0
+        for level, multiplier in reversed(list(enumerate(self.multipliers))):
+            for block in range(self.blocks + 1):
+                h = residual(multiplier * self.channels, f"output_blocks_{index}_0")(
+                    jnp.concatenate([h, skips.pop()], axis=-1))
+                h = attend(h, level, f"output_blocks_{index}_1")
+                if level > 0 and block == self.blocks:
+                    name = f"output_blocks_{index}_{2 if level in self.attention_levels else 1}"
+                    if self.resample == "block":
+                        h = residual(h.shape[-1], name, "up")(h)
+                    else:
+                        h = layers.conv(h.shape[-1], 3, self.dtype, name)(layers.upsample(h))
+                index += 1
+
+        h = nn.silu(layers.GroupNorm(name="out_0")(h.astype(jnp.float32)))
+        return layers.conv(self.output_channels, 3, jnp.float32, "out_2", layers.ZEROS)(h)
+
+    def condition(self, logsnr, labels, aug_logsnr):
+        """The embedding [B, 4 channels] of noise level, class and augmentation level: a sum, as in ADM."""
+
+        def dense(name):
+            return nn.Dense(4 * self.channels, dtype=self.dtype, kernel_init=layers.KERNEL, name=name)
+
+        def level(value, name):
+            h = layers.level_embedding(value, self.channels)
+            return dense(f"{name}_2")(nn.silu(dense(f"{name}_0")(h)))
+
+        emb = level(logsnr, "time_embed")
+        if self.num_classes:
+            table = nn.Embed(self.num_classes + 1, 4 * self.channels, dtype=self.dtype, name="label_emb",
+                             embedding_init=nn.initializers.normal(1.0))
+            emb = emb + table(labels)
+        if self.super_resolution:
+            emb = emb + level(aug_logsnr, "aug_embed")
+        return emb
+
+
+class Network(NamedTuple):
+    """A network as everyone outside sees it.
+
+    init(key) -> params, a nested dict of float32 arrays.
+    apply(params, x [B, H, W, C], logsnr [B], labels [B], lowres [B, h, w, C] or None, aug_logsnr [B] or None,
+          dropout_key=None) -> [B, H, W, C] float32; a dropout key means training.
+    """
+
+    init: Callable
+    apply: Callable
+
+
+def build(model, size, lowres_size, num_classes, dtype="float32"):
+    """The Network of a `model` config for images of `size`, fed with `lowres_size` (None for a base network).
+
+    Labels run from 0 to num_classes, the last meaning "no class"; num_classes = 0 makes an unconditional network.
+    `model.attention` names resolutions of the full image: a crop is attended to at the same depth.
+    """
+    levels = [size // 2**level for level in range(len(model.multipliers))]
+    net = UNet(
+        channels=model.channels, multipliers=tuple(model.multipliers), blocks=model.blocks,
+        attention_levels=tuple(level for level, side in enumerate(levels) if side in model.attention),
+        heads=model.heads, dropout=model.dropout, embedding=model.embedding, resample=model.resample,
+        rescale=model.skip_rescale, num_classes=num_classes, super_resolution=lowres_size is not None, output_channels=3,
+        dtype=jnp.dtype(dtype))
+
+    def init(key):
+        side = 2 ** (len(model.multipliers) - 1)  # parameters do not depend on the image's size
+        one = jnp.zeros([1])
+        lowres = jnp.zeros([1, side, side, 3]) if lowres_size else None
+        x = jnp.zeros([1, side, side, 3])
+        return net.init({"params": key}, x, one, jnp.zeros([1], jnp.int32), lowres, one, False)["params"]
+
+    def apply(params, x, logsnr, labels, lowres=None, aug_logsnr=None, dropout_key=None):
+        rngs = None if dropout_key is None else {"dropout": dropout_key}
+        return net.apply({"params": params}, x, logsnr, labels, lowres, aug_logsnr, dropout_key is not None, rngs=rngs)
+
+    return Network(init, jax.named_call(apply, name="unet"))
