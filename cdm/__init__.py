@@ -1,0 +1,19 @@
+"""Cascaded diffusion models with SR3 super-resolution on JAX.
+
+    cascade = cdm.load_cascade("folder")
+    images = cascade.sample(labels=["Food & Drink", 2], seed=0)     # [2, 256, 256, 3] uint8
+
+Importing this package starts no backend; the heavy parts load on first use.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+_PUBLIC = {"Stage": "cdm.stage", "load_stage": "cdm.stage", "Cascade": "cdm.cascade", "load_cascade": "cdm.cascade"}
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name):
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'cdm' has no attribute {name!r}")

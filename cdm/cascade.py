@@ -1,0 +1,308 @@
+"""The runner: stages composed into one sampler of images.
+
+Image i of a label under a seed is one image: its key folds the seed, a CRC of the stage's name, the label and i, the
+count within that label; the start noise, the noise of each step and the augmentation's come from folds of their own.
+No key knows the batch, so neither batch size, device count, other classes nor the stage a run starts at changes a
+picture. A cascade folder is cascade.json (schema_version, stage folders in order, sampling) beside its stage folders.
+"""
+
+import concurrent.futures
+import functools
+import json
+import os
+import pathlib
+import zlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from cdm.diffusion import samplers
+from cdm.images import augment
+from cdm.images.resize import to_float, to_uint8
+from cdm.stage import load_stage
+
+SCHEMA_VERSION = 1
+START, STEPS, AUGMENT = range(3)  # the folds of an image's key
+HAND_OVERS = ("non_truncated", "truncated")
+
+
+def image_keys(seed, stage_name, labels, counts):
+    """Keys [B] of the images (label, count) in this stage; see the module's docstring."""
+    root = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), np.uint32(zlib.crc32(stage_name.encode())))
+    return jax.vmap(lambda label, count: jax.random.fold_in(jax.random.fold_in(root, label), count))(labels, counts)
+
+
+def _fold(keys, data):
+    return jax.vmap(lambda key: jax.random.fold_in(key, data))(keys)
+
+
+def _sample(stage, given_noisy, params, keys, labels, lowres, aug_level, guidance, plan):
+    """One stage from noise to the plan's last knot: [B, size, size, 3] float32; the traced body of every program."""
+    aug_logsnr = None
+    if stage.lowres_size:
+        level = jnp.full(labels.shape, aug_level, jnp.float32)
+        if given_noisy:
+            aug_logsnr = stage.augment_schedule.logsnr(level)
+        else:
+            lowres, aug_logsnr = augment.hand_over(lowres, level, stage.augment_schedule, _fold(keys, AUGMENT))
+    shape = (stage.size, stage.size, 3)
+    step_keys = _fold(keys, STEPS)
+    return samplers.sample(plan, stage.denoiser(params, labels, lowres, aug_logsnr, guidance),
+                           lambda i: augment.normal(_fold(step_keys, i), shape),
+                           augment.normal(_fold(keys, START), shape))
+
+
+class Settings(NamedTuple):
+    """How one stage samples: the evaluations, the guidance weight w (0 is off), the sampler, and for a
+    super-resolution stage the augmentation level and the hand-over of its input (one of HAND_OVERS)."""
+
+    steps: int
+    guidance: float
+    sampler: str
+    aug_level: float | None = None
+    hand_over: str | None = None
+
+
+def settings_of(stage, **changes):
+    """The Settings of a stage: its config's, with the changes that are not None; checked against the stage."""
+    sample = stage.config.sample
+    values = dict(steps=sample.steps, guidance=sample.guidance, sampler=sample.sampler)
+    if stage.lowres_size:
+        values |= dict(aug_level=sample.aug_level, hand_over="non_truncated")
+    values |= {name: value for name, value in changes.items() if value is not None and name in values}
+    settings = Settings(**values)
+    if not 1 <= settings.steps <= samplers.CAPACITY:
+        raise ValueError(f"`steps` (={settings.steps}) must lie in 1..{samplers.CAPACITY}")
+    if not (settings.guidance >= 0 and np.isfinite(settings.guidance)):
+        raise ValueError(f"`guidance` (={settings.guidance}) must be at least 0")
+    if settings.guidance > 0 and not (stage.classes and stage.config.train.class_dropout > 0):
+        raise ValueError(f"`guidance` (={settings.guidance}) must be 0 for {stage.name}: it was trained without the null class")
+    if settings.sampler not in samplers.SAMPLERS:
+        raise ValueError(f"`sampler` (={settings.sampler}) must be one of {', '.join(samplers.SAMPLERS)}")
+    if stage.lowres_size:
+        limit = stage.config.augment.max_level
+        if not 0 <= settings.aug_level <= limit:
+            raise ValueError(f"`aug_level` (={settings.aug_level}) must lie in [0, {limit}], the levels that {stage.name} is trained for")
+        if settings.hand_over not in HAND_OVERS:
+            raise ValueError(f"`hand_over` (={settings.hand_over}) must be one of {', '.join(HAND_OVERS)}")
+    return settings
+
+
+def _sharding():
+    """Batches are split over all devices; everything else is everywhere."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    return NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+
+
+def _arguments(stage, settings, seed, labels, counts, lowres, plan):
+    """The arguments of a stage's program for one batch, placed on the devices."""
+    split, everywhere = _sharding()
+    keys = image_keys(seed, stage.name, jnp.asarray(labels, jnp.uint32), jnp.asarray(counts, jnp.uint32))
+    put = functools.partial(jax.device_put, device=split)
+    rest = (np.float32(settings.aug_level or 0), np.float32(settings.guidance) if settings.guidance else None, plan)
+    return (put(keys), put(np.asarray(labels, np.int32)), None if lowres is None else put(lowres),
+            *jax.device_put(rest, everywhere))
+
+
+def _program(stage, settings):
+    given_noisy = settings.hand_over == "truncated"
+    return jax.jit(functools.partial(_sample, stage, given_noisy))
+
+
+def _plan(stage, settings, following=None):
+    """The stage's Plan; stopped at the next stage's augmentation level where that one takes its input truncated."""
+    stop = None
+    if following and following[1].hand_over == "truncated":
+        stop = float(following[0].augment_schedule.logsnr(following[1].aug_level))
+        if not stage.schedule.logsnr_min < stop <= stage.schedule.logsnr_max:
+            raise ValueError(
+                f"`aug_level` (={following[1].aug_level}) of {following[0].name} must be a level that {stage.name} passes: its "
+                f"logSNR {stop:.2f} is outside ({stage.schedule.logsnr_min:.2f}, {stage.schedule.logsnr_max:.2f}]")
+    return stage.plan(settings.steps, settings.sampler, stop)
+
+
+def count_labels(labels):
+    """The count of each image within its label: [3, 3, 5] gives [0, 1, 0]."""
+    seen, counts = {}, []
+    for label in labels:
+        counts.append(seen.get(int(label), 0))
+        seen[int(label)] = counts[-1] + 1
+    return np.array(counts, np.int64)
+
+
+def sample_stage(stage, labels, seed=0, lowres=None, counts=None, **changes):
+    """Sample one stage alone: [B, size, size, 3] in [-1, 1]. `lowres` [B, h, w, 3] in [-1, 1] for an SR stage;
+    `changes` are those of `settings_of`."""
+    settings = settings_of(stage, **changes)
+    counts = count_labels(labels) if counts is None else counts
+    devices = len(jax.devices())
+    index = np.arange(-(-len(labels) // devices) * devices) % len(labels)  # padded to divide
+    lowres = None if lowres is None else np.asarray(lowres, np.float32)[index]
+    arguments = _arguments(stage, settings, seed, np.asarray(labels)[index], counts[index], lowres, _plan(stage, settings))
+    return np.clip(_program(stage, settings)(stage.params, *arguments)[: len(labels)], -1, 1)
+
+
+class Cascade:
+    """Stages in a chain: a base stage, then super-resolution stages, each taking the size the one before gives.
+
+    `sampling` maps a stage's name to the settings that differ from its config's.
+    """
+
+    def __init__(self, stages, sampling=None):
+        self.stages, self.sampling = list(stages), dict(sampling or {})
+        if not self.stages:
+            raise ValueError("`stages` (=[]) must name at least one stage")
+        if self.stages[0].lowres_size:
+            raise ValueError(f"`stages`: the first, {self.stages[0].name}, must be a base stage, but wants "
+                             f"{self.stages[0].lowres_size} px input")
+        for low, high in zip(self.stages, self.stages[1:]):
+            if high.lowres_size != low.size:
+                wants = f"wants {high.lowres_size} px input" if high.lowres_size else "is a base stage"
+                raise ValueError(f"`stages` must chain: {low.name} gives {low.size} px and {high.name} {wants}")
+            if high.classes != low.classes:
+                raise ValueError(f"`stages` must share their classes: {low.name} and {high.name} differ")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"`stages` (={', '.join(names)}) must have names of their own")
+        for name in self.sampling:
+            if name not in names:
+                raise ValueError(f"`sampling` (={name}) must name a stage of {', '.join(names)}")
+        self.settings()
+
+    @property
+    def classes(self):
+        return self.stages[0].classes
+
+    def index(self, name, argument="start_at"):
+        names = [stage.name for stage in self.stages]
+        if name not in names:
+            raise ValueError(f"`{argument}` (={name}) must be a stage of the cascade: {', '.join(names)}")
+        return names.index(name)
+
+    def settings(self, steps=None, guidance=None, sampler=None, aug_level=None, hand_over=None):
+        """The Settings of every stage. Each argument is None, one value for all, or a sequence with one per stage
+        (`aug_level` and `hand_over`: one per super-resolution stage)."""
+
+        def spread(name, value, count):
+            values = list(value) if isinstance(value, (list, tuple)) else [value]
+            if len(values) not in (1, count):
+                raise ValueError(f"`{name}` (={','.join(map(str, values))}) must have 1 or {count} values, one per stage")
+            return values * count if len(values) == 1 else values
+
+        count = len(self.stages)
+        every = {name: spread(name, value, count)
+                 for name, value in dict(steps=steps, guidance=guidance, sampler=sampler).items()}
+        above = {name: [None] + spread(name, value, count - 1)
+                 for name, value in dict(aug_level=aug_level, hand_over=hand_over).items()}
+        result = []
+        for i, stage in enumerate(self.stages):
+            asked = {name: values[i] for name, values in (every | above).items() if values[i] is not None}
+            result.append(settings_of(stage, **{**self.sampling.get(stage.name, {}), **asked}))
+        for i, (stage, following) in enumerate(zip(self.stages, zip(self.stages[1:], result[1:]))):
+            _plan(stage, result[i], following)
+        return result
+
+    def check(self, settings, batch_size=None, start_at=None, stop_at=None):
+        """(first, last, plans by stage index) of a run with these arguments; ValueError for what can not be run."""
+        first = self.index(start_at) if start_at else 0
+        last = self.index(stop_at, "stop_at") if stop_at else len(self.stages) - 1
+        if first > last:
+            raise ValueError(f"`start_at` (={start_at}) must not come after `stop_at` (={stop_at})")
+        devices = len(jax.devices())
+        if batch_size is not None and (batch_size < 1 or batch_size % devices):
+            raise ValueError(f"`batch_size` (={batch_size}) must be at least 1 and divisible by the {devices} devices")
+        # The last stage to run always finishes; the others may stop where the next one takes over.
+        following = [*zip(self.stages, settings)][1 : last + 1] + [None]
+        return first, last, {i: _plan(self.stages[i], settings[i], following[i]) for i in range(first, last + 1)}
+
+    def run(self, labels, counts, seed, settings, batch_size=None, start_at=None, stop_at=None, lowres=None):
+        """Iterate the batches: (slice of the images, {stage name: [b, size, size, 3] float32 in [-1, 1]}).
+
+        Each stage is one compiled program; while one samples, the next is compiled in another thread. A state that is
+        handed on truncated is given as it is, noisy. `lowres` [N, h, w, 3] is the input of `start_at`.
+        """
+        first, last, plans = self.check(settings, batch_size, start_at, stop_at)
+        if first and (lowres is None or lowres.shape[1:] != (self.stages[first].lowres_size,) * 2 + (3,)):
+            raise ValueError(f"`lowres` (={None if lowres is None else lowres.shape}) must be [N, h, w, 3] of "
+                             f"{self.stages[first].lowres_size} px, the input of {start_at}")
+        if first:  # a finished picture is all there is to start from
+            settings = [s._replace(hand_over="non_truncated") if i == first else s for i, s in enumerate(settings)]
+        if batch_size is None:
+            devices = len(jax.devices())
+            batch_size = min(8 * devices, -(-len(labels) // devices) * devices)
+        chosen = range(first, last + 1)
+
+        def arguments(i, labels, counts, lowres):
+            return _arguments(self.stages[i], settings[i], seed, labels, counts, lowres, plans[i])
+
+        def compile_stage(i):
+            stage, one = self.stages[i], np.zeros(batch_size, np.int32)
+            low = np.zeros([batch_size, stage.lowres_size, stage.lowres_size, 3], np.float32) if i else None
+            params = jax.device_put(stage.params, _sharding()[1])
+            return params, _program(stage, settings[i]).lower(params, *arguments(i, one, one, low)).compile()
+
+        with concurrent.futures.ThreadPoolExecutor(1) as executor:
+            programs = {i: executor.submit(compile_stage, i) for i in chosen}
+            try:
+                for begin in range(0, len(labels), batch_size):
+                    part = slice(begin, min(begin + batch_size, len(labels)))
+                    index = np.minimum(np.arange(begin, begin + batch_size), len(labels) - 1)  # the last one padded
+                    x = np.asarray(lowres, np.float32)[index] if first else None
+                    images = {}
+                    for i in chosen:
+                        params, program = programs[i].result()
+                        x = program(params, *arguments(i, labels[index], counts[index], x))
+                        images[self.stages[i].name] = np.asarray(x)[: part.stop - begin]
+                    yield part, images
+            finally:
+                executor.shutdown(cancel_futures=True)
+
+    def sample(self, labels, seed=0, batch_size=None, start_at=None, stop_at=None, lowres=None, **changes):
+        """Images [N, size, size, 3] uint8 of these classes (names or indices, N of them).
+
+        `changes` are those of `settings`; `lowres` [N, h, w, 3] uint8 is the input of the stage `start_at`. Raises
+        ValueError for an unknown class, N = 0, or settings that the stages do not allow.
+        """
+        if len(labels) == 0:
+            raise ValueError("`labels` (=[]) must name at least one image")
+        check_seed(seed)
+        labels = np.array([self.stages[0].label(label) for label in labels])
+        parts = self.run(labels, count_labels(labels), seed, self.settings(**changes), batch_size, start_at, stop_at,
+                         None if lowres is None else to_float(np.asarray(lowres)))
+        return np.concatenate([to_uint8(list(images.values())[-1]) for _, images in parts])
+
+    def save(self, folder):
+        """Write the cascade folder with its stage folders, whole or not at all."""
+        folder = pathlib.Path(folder)
+        if folder.exists():
+            raise ValueError(f"`out` (={folder}) must not exist yet")
+        partial = folder.with_name(folder.name + ".partial")
+        for stage in self.stages:
+            stage.save(partial / stage.name)
+        about = {"schema_version": SCHEMA_VERSION, "stages": [s.name for s in self.stages], "sampling": self.sampling}
+        (partial / "cascade.json").write_text(json.dumps(about, indent=2) + "\n")
+        os.replace(partial, folder)
+
+
+def check_seed(seed):
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"`seed` (={seed}) must lie in 0..2^32 - 1")
+
+
+def load_cascade(folder):
+    """The Cascade in a cascade folder."""
+    folder = pathlib.Path(folder)
+    try:
+        about = json.loads((folder / "cascade.json").read_text())
+        version = about["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"`cascade` (={folder}) has schema_version {version}; this version of cdm reads {SCHEMA_VERSION}")
+        names, sampling = list(about["stages"]), dict(about["sampling"])
+    except FileNotFoundError as e:
+        raise ValueError(f"`cascade` (={folder}) must be a cascade folder: cascade.json is missing") from e
+    except (NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as e:
+        raise ValueError(f"`cascade` (={folder}) is damaged: {type(e).__name__}: {e}") from e
+    return Cascade([load_stage(folder / name) for name in names], sampling)

@@ -1,0 +1,240 @@
+"""A stage: the one joint of mathematics and network.
+
+Training (Ho et al. 2021, alg. 1; for a base stage without the low-res lines): for each example on its own, draw t,
+the augmentation level, the blur and the noises from the example's key, and regress the target.
+
+A stage folder is stage.json (schema_version, config, classes, training facts) beside params.safetensors: no pickle, no
+code. Whoever has the folder needs nothing else.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from cdm import nn
+from cdm import config as configs
+from cdm.diffusion import guidance as guide
+from cdm.diffusion import process, samplers, schedules
+from cdm.images import augment
+from cdm.images.resize import resize, to_float
+
+SCHEMA_VERSION = 1
+BINS = 10  # of the loss by noise level: equal parts of t
+
+
+def _dtype(name):
+    """"auto" is bfloat16 on accelerators, whose matrix units are made for it, and float32 on the CPU."""
+    if name != "auto":
+        return name
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+class Stage:
+    """A stage of a cascade: `config`, `classes` (names), `params` (None until initialised or loaded), `facts` (of its
+    training). A base stage generates at `size`; a super-resolution stage has `lowres_size` too, else None."""
+
+    def __init__(self, config, classes, params=None, facts=None):
+        configs.validate(config)
+        self.config, self.classes, self.params, self.facts = config, tuple(classes), params, facts or {}
+        self.sha256 = None  # of the parameters' file, once saved or loaded
+        self.name, self.size = config.name, config.size
+        self.lowres_size = config.lowres_size if "augment" in config else None
+        self.schedule = schedules.make(**config.diffusion.schedule)
+        self.augment_schedule = schedules.make(**config.augment.schedule) if self.lowres_size else None
+        self.network = nn.build(config.model, self.size, self.lowres_size, len(self.classes), _dtype(config.dtype))
+
+    @property
+    def null_label(self):
+        """The label that means "no class"."""
+        return len(self.classes)
+
+    def init(self, seed=0):
+        """Fresh parameters: a nested dict of float32 arrays."""
+        return self.network.init(jax.random.key(seed, impl="threefry2x32"))
+
+    def loss(self, params, image, label, index, seed):
+        """Training loss of a batch: (mean, (sums [BINS], counts [BINS]) of the loss by bin of t).
+
+        image: [B, H, W, 3] uint8; label: [B]; index: [B] uint32, the examples' places in the order of training.
+        Example n draws from fold(seed, n), whatever batch it comes in; its t is the n-th term of a golden-ratio
+        sequence, uniform and evenly spread over every run of examples.
+        """
+        config = self.config
+        root = jax.random.key(seed, impl="threefry2x32")
+        keys = jax.vmap(lambda n: jax.random.split(jax.random.fold_in(root, n), 6))(index)
+        crop_keys, level_keys, noise_keys, blur_keys, eps_keys, drop_keys = (keys[:, i] for i in range(6))
+
+        t = (index * np.uint32(2654435769)).astype(jnp.float32) * 2.0**-32  # 2^32 / golden ratio
+        logsnr = self.schedule.logsnr(t)
+        x0, lowres, aug_logsnr = self.pair(image, crop_keys)
+        if self.lowres_size:
+            a = config.augment
+            lowres = augment.blur(lowres, blur_keys, a.blur_probability, a.blur_sigma)
+            level = jax.vmap(lambda key: jax.random.uniform(key, maxval=max(a.max_level, 1e-9)))(level_keys)
+            level = jnp.where(a.max_level > 0, level, 0.0)
+            lowres, aug_logsnr = augment.noise(lowres, level, self.augment_schedule, noise_keys)
+        dropped = jax.vmap(jax.random.uniform)(drop_keys) < config.train.class_dropout
+        label = jnp.where(dropped, self.null_label, label)
+        eps = augment.normal(eps_keys, x0.shape[1:])
+        x_t = process.q_sample(x0, logsnr, eps)
+        # One dropout mask a batch: the network draws for all its examples at once.
+        dropout = jax.random.fold_in(root, index[0]) if config.model.dropout else None
+        output = self.output(params, x_t, logsnr, label, lowres, aug_logsnr, dropout)
+        loss = process.mse(config.diffusion.target, output, x0, eps, logsnr)
+        bins = jax.nn.one_hot(jnp.minimum((t * BINS).astype(jnp.int32), BINS - 1), BINS)
+        return jnp.mean(loss), (loss @ bins, bins.sum(0))
+
+    def output(self, params, x_t, logsnr, labels, lowres=None, aug_logsnr=None, dropout_key=None):
+        """The network's answer in the space of the target, [B, H, W, 3].
+
+        With `diffusion.residual` the network itself speaks of x0 - b (Li et al. 2021, SRDiff), b the upsampled low-res
+        image: z_s = alpha_s z_0 + sigma_s eps is first scaled by alpha_s, its Wiener gain for images of unit variance.
+        A shift of x0 by b shifts v by -sigma b, so the process is the same and only the regression is easier.
+        """
+        output = self.network.apply(params, x_t, logsnr, labels, lowres, aug_logsnr, dropout_key)
+        if self.lowres_size and self.config.diffusion.residual:
+            base = process.alpha_sigma(aug_logsnr, lowres)[0] * lowres
+            base = resize(base, x_t.shape[1:3])
+            sigma = process.alpha_sigma(logsnr, x_t)[1]
+            output = output + (base if self.config.diffusion.target == "x0" else -sigma * base)
+        return output
+
+    def pair(self, image, crop_keys=None):
+        """(x0, lowres or None, None) in [-1, 1] from uint8 images: the low-res image is made of the whole high-res one
+        and both are cropped alike, so that no window has borders that a whole picture has not."""
+        x0 = to_float(image)
+        lowres = resize(x0, self.lowres_size) if self.lowres_size else None
+        crop = self.config.data.crop
+        if crop and crop_keys is not None:
+            scale = self.size // self.lowres_size if self.lowres_size else 1
+
+            def cut(image, key, side, stride):
+                corner = jax.random.randint(key, (2,), 0, (self.size - crop) // scale + 1) * stride
+                return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (side, side, image.shape[-1]))
+
+            x0 = jax.vmap(lambda i, k: cut(i, k, crop, scale))(x0, crop_keys)
+            if lowres is not None:
+                lowres = jax.vmap(lambda i, k: cut(i, k, crop // scale, 1))(lowres, crop_keys)
+        return x0, lowres, None
+
+    def denoiser(self, params, labels, lowres=None, aug_logsnr=None, guidance=None):
+        """denoise(x_t, logsnr) -> Prediction, x0 clipped to [-1, 1].
+
+        labels: [B]; lowres: [B, h, w, 3], augmented already, with its aug_logsnr [B]; guidance: the weight w, or None
+        for a program without the null half.
+        """
+
+        def predict(labels, lowres, aug_logsnr):
+            def denoise(x, logsnr):
+                output = self.output(params, x, logsnr, labels, lowres, aug_logsnr)
+                return process.prediction(self.config.diffusion.target, output, x, logsnr)
+
+            return denoise
+
+        def twice(value):
+            return None if value is None else jnp.concatenate([value, value])
+
+        if guidance is None:
+            denoise = predict(labels, lowres, aug_logsnr)
+        else:
+            both = jnp.concatenate([labels, jnp.full_like(labels, self.null_label)])
+            denoise = guide.class_guidance(predict(both, twice(lowres), twice(aug_logsnr)), guidance)
+        return guide.static_threshold(denoise)
+
+    def plan(self, steps=None, sampler=None, stop_logsnr=None):
+        """The sampling Plan of this stage; None takes the config's."""
+        sample = self.config.sample
+        knots = schedules.uniform_grid(self.schedule, sample.steps if steps is None else steps, stop_logsnr)
+        return samplers.plan(sampler or sample.sampler, knots)
+
+    def label(self, which):
+        """The label of a class by index or by name; case and punctuation do not matter ("food-drink")."""
+        names = [slug(name) for name in self.classes]
+        text = str(which).strip()
+        if slug(text) in names:
+            return names.index(slug(text))
+        if text.isdigit() and int(text) < len(names):
+            return int(text)
+        known = ", ".join(f"{i} {name}" for i, name in enumerate(self.classes)) or "none, the stage has no classes"
+        raise ValueError(f"`class` (={which}) must be a name or an index of: {known}")
+
+    def save(self, folder, dtype=np.float32):
+        """Write the stage folder, whole or not at all; `folder` must not exist yet."""
+        folder = pathlib.Path(folder)
+        if folder.exists():
+            raise ValueError(f"`out` (={folder}) must not exist yet")
+        partial = folder.with_name(folder.name + ".partial")
+        partial.mkdir(parents=True, exist_ok=True)
+        flat = {name: np.ascontiguousarray(value, dtype) for name, value in flatten(self.params).items()}
+        save_file(flat, partial / "params.safetensors")
+        self.sha256 = _sha256(partial / "params.safetensors")
+        about = {"schema_version": SCHEMA_VERSION, "config": self.config.to_dict(), "classes": self.classes,
+                 "facts": self.facts, "sha256": self.sha256}
+        (partial / "stage.json").write_text(json.dumps(about, indent=2) + "\n")
+        os.replace(partial, folder)
+
+
+def load_stage(folder):
+    """The Stage in a stage folder, its parameters as float32 NumPy arrays."""
+    folder = pathlib.Path(folder)
+    try:
+        about = json.loads((folder / "stage.json").read_text())
+        version = about["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"`stage` (={folder}) has schema_version {version}; this version of cdm reads {SCHEMA_VERSION}")
+        stage = Stage(configs.from_dict(about["config"]), about["classes"], facts=about["facts"])
+        stage.sha256 = about["sha256"]
+        if _sha256(folder / "params.safetensors") != stage.sha256:
+            raise ValueError(f"`stage` (={folder}) is damaged: params.safetensors has not the sha256 of its stage.json")
+        flat = load_file(folder / "params.safetensors")
+    except FileNotFoundError as e:
+        raise ValueError(f"`stage` (={folder}) must be a stage folder: {os.path.basename(e.filename or '?')} is missing") from e
+    except (NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError,
+            SafetensorError) as e:
+        raise ValueError(f"`stage` (={folder}) is damaged: {type(e).__name__}: {e}") from e
+    wanted = {name: leaf.shape for name, leaf in flatten(jax.eval_shape(stage.init)).items()}
+    found = {name: value.shape for name, value in flat.items()}
+    if wanted != found:
+        name = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
+        raise ValueError(f"`stage` (={folder}) is damaged: {name} is {found.get(name, 'missing')}, "
+                         f"its config wants {wanted.get(name, 'none')}")
+    stage.params = unflatten({name: value.astype(np.float32) for name, value in flat.items()})
+    return stage
+
+
+def slug(name):
+    """A class name as it is spelt in file names: "Food & Drink" is food-drink."""
+    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-")
+
+
+def _sha256(path):
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def flatten(tree, prefix=""):
+    """A nested dict as one dict of slash-joined names, sorted."""
+    flat = {}
+    for key, value in sorted(tree.items()):
+        flat.update(flatten(value, f"{prefix}{key}/") if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
+def unflatten(flat):
+    """The inverse of `flatten`."""
+    tree = {}
+    for name, value in flat.items():
+        *path, last = name.split("/")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return tree

@@ -1,0 +1,1 @@
+"""Training of one stage: state and step, checkpoints, the loop, the metrics log."""
