@@ -1,0 +1,158 @@
+"""The command line: `cdm VERB …`. Verbs import their heavy parts when they run; nothing here starts a backend.
+
+Exit codes: 0 done; 2 the user's mistake, one line on standard error.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import sys
+
+import cdm
+
+
+def _start():
+    """Settings that JAX reads when it is imported, unless the user made them."""
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path.home() / ".cache" / "cdm" / "xla"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    # XLA's own convolution is faster on the CPU than the kernel it is fused into by default.
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution")
+
+
+def _list(kind):
+    """A parser of one value or several, comma-separated."""
+
+    def parse(text):
+        values = [kind(part) for part in text.split(",")]
+        return values if len(values) > 1 else values[0]
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
+def shipped():
+    """The folder of the cascade that comes with the package."""
+    import importlib.resources
+
+    return pathlib.Path(str(importlib.resources.files("cdm"))) / "weights" / "emoji"
+
+
+def sample(args):
+    from cdm.samples import write_samples
+
+    if args.n < 1:
+        raise ValueError(f"`n` (={args.n}) must be at least 1")
+    cascade = cdm.load_cascade(args.cascade or shipped())
+    if cascade.classes and not args.classes:
+        raise ValueError(f"`class` must be named, one or more of: "
+                         f"{', '.join(f'{i} {name}' for i, name in enumerate(cascade.classes))}")
+    labels = [cascade.stages[0].label(which) for which in args.classes] if cascade.classes else [0]
+    about = write_samples(
+        cascade, args.out, labels, args.n, args.seed, args.batch_size, args.start_at, args.stop_at, args.format,
+        steps=args.steps, guidance=args.guidance, aug_level=args.aug_level, sampler=args.sampler,
+        hand_over=args.hand_over)
+    print(f"{len(about['images'])} images of {len({i['label'] for i in about['images']})} classes in {args.out}")
+
+
+def demo(args):
+    from cdm.samples import write_samples
+
+    cascade = cdm.load_cascade(shipped())
+    write_samples(cascade, args.out, range(len(cascade.classes)), n=1)
+    print(f"an image of each class: {pathlib.Path(args.out) / 'grid.png'}\n"
+          f"each alone, and what every stage made of it, in {args.out}; how, in samples.json")
+
+
+def train(args):
+    from cdm import config
+    from cdm.training import loop
+
+    loop.train(config.load(args.config, args.overrides), args.workdir)
+    print(f"trained; next: cdm export {args.workdir} --out STAGE")
+
+
+def export(args):
+    from cdm.training import loop
+
+    loop.export(args.runs, args.out, args.at)
+    print(f"wrote {args.out}")
+
+
+def describe(args):
+    from cdm import config
+    from cdm.describe import describe as text
+
+    print(json.dumps(text(config.load(args.config, args.overrides)), indent=2))
+
+
+def parser():
+    """The argument parser of `cdm`."""
+    top = argparse.ArgumentParser(prog="cdm", description=cdm.__doc__.split("\n")[0], allow_abbrev=False)
+    top.add_argument("--version", action="version", version=cdm.__version__)
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(run, help):
+        p = verbs.add_parser(run.__name__, help=help, description=help, allow_abbrev=False)
+        p.set_defaults(run=run)
+        return p
+
+    p = verb(demo, "sample an image of every class from the cascade that comes with the package")
+    p.add_argument("--out", default="cdm-demo", help="folder to write (default: cdm-demo)")
+
+    p = verb(sample, "sample images by class from a cascade, or from part of one")
+    p.add_argument("--cascade", metavar="FOLDER", help="cascade folder (default: the one that comes with the package)")
+    p.add_argument("--class", dest="classes", nargs="+", action="extend", metavar="CLASS", help="names or indices")
+    p.add_argument("-n", type=int, default=1, help="images of each class (default: 1)")
+    p.add_argument("--seed", type=int, default=0, help="default: 0")
+    p.add_argument("--out", required=True, metavar="DIR", help="folder to write, or to go on writing")
+    stages = "; one value, or one per stage, comma-separated"
+    p.add_argument("--steps", type=_list(int), help="network evaluations" + stages)
+    p.add_argument("--guidance", type=_list(float), metavar="W", help="class guidance weight w, 0 is off" + stages)
+    p.add_argument("--aug-level", type=_list(float), metavar="A",
+                   help="noise put on each super-resolution stage's input, in [0, 1]" + stages)
+    p.add_argument("--sampler", type=_list(str), help="ancestral, ddim or dpmpp_2m" + stages)
+    p.add_argument("--hand-over", type=_list(str), help="non_truncated or truncated, per super-resolution stage")
+    p.add_argument("--batch-size", type=int, metavar="B", help="images at a time")
+    p.add_argument("--start-at", metavar="STAGE", help="go on from what --stop-at, or a whole run, left in --out")
+    p.add_argument("--stop-at", metavar="STAGE", help="the last stage to run")
+    p.add_argument("--format", default="png", choices=["png", "zip", "npz"], help="default: png")
+
+    config_help = "config file; any value of it is overridden by --config.KEY=VALUE"
+    p = verb(train, "train one stage; run again to resume")
+    p.add_argument("--config", required=True, metavar="FILE", help=config_help)
+    p.add_argument("--workdir", required=True, metavar="RUN", help="run folder, new or to resume")
+
+    p = verb(describe, "print the size, cost and shapes of a config's stage as JSON")
+    p.add_argument("--config", required=True, metavar="FILE", help=config_help)
+
+    p = verb(export, "write a run's averaged weights as a stage folder; several, lowest first, as a cascade folder")
+    p.add_argument("runs", nargs="+", metavar="RUN", help="run folders (or, for a cascade, stage folders)")
+    p.add_argument("--out", required=True, metavar="FOLDER", help="folder to write; must not exist yet")
+    p.add_argument("--at", type=int, metavar="IMAGES", help="the checkpoint after so many images (default: the newest)")
+    return top
+
+
+def main(argv=None):
+    """Run the command line; returns the exit code."""
+    args, args_left = parser().parse_known_args(argv)
+    if "config" in args:
+        args.overrides = args_left
+    elif args_left:
+        parser().error(f"unrecognized arguments: {' '.join(args_left)}")
+    _start()
+    try:
+        args.run(args)
+    except (ValueError, OSError) as e:
+        print(f"cdm: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError):
+            print("cdm: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""The demo's base stage: class-conditional Fluent Emoji at 32x32, sized for two CPU cores.
+
+    cdm train --config=configs/demo/base_32.py --workdir=runs/base_32
+"""
+
+from cdm.config import base_stage
+
+
+def get_config():
+    config = base_stage("base_32", 32)
+    config.data.balance = True
+    config.data.cache = True
+    config.model.channels = 32
+    config.model.multipliers = (1, 2, 4)
+    config.model.blocks = 2
+    config.model.attention = (8,)
+    config.model.resample = "between"
+    config.train.images = 90_000
+    config.train.batch_size = 16
+    config.train.learning_rate = 6e-4
+    config.train.warmup = 3_000
+    config.train.decay = "cosine"
+    config.train.ema_half_life = 3_000
+    config.checkpoint.every = 5_000
+    config.log.every = 1_000
+    config.log.grid = 15_000
+    config.sample.sampler = "dpmpp_2m"
+    config.sample.steps = 20
+    config.sample.guidance = 1.0
+    return config

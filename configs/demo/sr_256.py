@@ -1,0 +1,33 @@
+"""The demo's super-resolution stage 128 -> 256, trained on crops of Fluent Emoji, sized for two CPU cores.
+
+    cdm train --config=configs/demo/sr_256.py --workdir=runs/sr_256
+"""
+
+from cdm.config import sr_stage
+
+
+def get_config():
+    config = sr_stage("sr_256", 128, 256)
+    config.data.balance = True
+    config.data.cache = True
+    config.data.crop = 64
+    config.model.channels = 16
+    config.model.multipliers = (1, 2, 2)
+    config.model.blocks = 1
+    config.model.attention = ()
+    config.model.resample = "between"
+    config.diffusion.residual = True
+    config.augment.max_level = 0.25
+    config.train.images = 24_000
+    config.train.batch_size = 16
+    config.train.learning_rate = 8e-4
+    config.train.warmup = 2_000
+    config.train.decay = "cosine"
+    config.train.ema_half_life = 1_500
+    config.checkpoint.every = 4_000
+    config.log.every = 500
+    config.log.grid = 8_000
+    config.sample.sampler = "dpmpp_2m"
+    config.sample.steps = 8
+    config.sample.aug_level = 0.1
+    return config

@@ -1,0 +1,1 @@
+"""The shipped emoji cascade: its training recipe and its evaluation."""
