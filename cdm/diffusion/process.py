@@ -17,12 +17,10 @@ TARGETS = ("eps", "x0", "v")
 
 
 class Prediction(NamedTuple):
-    """What a denoiser says of x_t: the clean image and the noise, [B, H, W, C] each and tied by eq. 1, and the
-    variance fraction in [0, 1] for a network that learns it, else None."""
+    """What a denoiser says of x_t: the clean image and the noise, [B, H, W, C] each and tied by eq. 1."""
 
     x0: jax.Array
     eps: jax.Array
-    variance: jax.Array | None = None
 
 
 def alpha_sigma(logsnr, like=None):

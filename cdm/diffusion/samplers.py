@@ -25,7 +25,6 @@ import jax.numpy as jnp
 import numpy as np
 
 CAPACITY = 4096
-SAMPLERS = ("ancestral", "ddim", "dpmpp_2m")
 
 
 class Plan(NamedTuple):
@@ -81,11 +80,14 @@ def dpmpp_2m(knots):
     return np.stack([sigma_s / sigma_t, gain * (1 + slope), -gain * slope, np.zeros_like(r)], axis=1)
 
 
+SAMPLERS = {"ancestral": ancestral, "ddim": ddim, "dpmpp_2m": dpmpp_2m}
+
+
 def plan(sampler, knots, **options):
     """The Plan of a sampler (one of SAMPLERS) over these knots; `options` are its own: `variance`, or `eta`."""
     if sampler not in SAMPLERS:
         raise ValueError(f"`sampler` (={sampler!r}) must be one of {', '.join(SAMPLERS)}")
-    coefficients = globals()[sampler](knots, **options)
+    coefficients = SAMPLERS[sampler](knots, **options)
     steps = len(coefficients)
     if steps > CAPACITY:
         raise ValueError(f"`steps` (={steps}) must be at most {CAPACITY}")

@@ -56,7 +56,8 @@ class Cosine:
         # tan loses its digits near pi/2, so each half is measured from its own end.
         near_clean = -2 * xp.log(xp.tan(clean + span * xp.minimum(t, 0.5)))
         near_noise = 2 * xp.log(xp.tan(noisy + span * (1 - xp.maximum(t, 0.5))))
-        return xp.where(t < 0.5, near_clean, near_noise)
+        # Rounding must not carry an end past its bound: levels are checked against the bounds.
+        return xp.clip(xp.where(t < 0.5, near_clean, near_noise), self.logsnr_min, self.logsnr_max)
 
     def time(self, logsnr):
         xp, logsnr = _namespace(logsnr)
@@ -153,7 +154,10 @@ def uniform_grid(schedule, steps, stop_logsnr=None):
     if steps < 1:
         raise ValueError(f"`steps` (={steps}) must be at least 1")
     if stop_logsnr is None:
-        return np.append(schedule.logsnr(1 - np.arange(steps) / steps), np.inf)
+        knots = schedule.logsnr(1 - np.arange(steps) / steps)
+        if np.any(np.diff(knots) <= 0):
+            raise ValueError(f"`steps` (={steps}) must be fewer: the schedule has {len(schedule.table)} levels")
+        return np.append(knots, np.inf)
     if not schedule.logsnr_min < stop_logsnr <= schedule.logsnr_max:
         raise ValueError(f"`stop_logsnr` (={stop_logsnr:.3f}) must lie in the range of the schedule that stops there, "
                          f"({schedule.logsnr_min:.3f}, {schedule.logsnr_max:.3f}]")

@@ -3,11 +3,13 @@
     y = M_h x M_w^T                                                                               (1)
 
 with a matrix per axis: row i holds the kernel centred on output pixel i, stretched by the factor when it shrinks, cut
-at the border and normalised to sum 1. Equal to Pillow's and to jax.image.resize's anti-aliased result. Low-res images
-are made by this function in training, sampling, evaluation and upscaling alike, on the device or (NumPy) in a loader.
+at the border and normalised to sum 1. Equal to Pillow's and to jax.image.resize's anti-aliased result (area: but for
+samples on the edge of two output pixels, whose side Pillow leaves to rounding). Low-res images are made by this
+function in training, sampling, evaluation and upscaling alike, on the device or (NumPy) in a loader.
 """
 
 import functools
+import numbers
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,7 @@ def _cubic(x):
 
 
 def _box(x):
-    # Half-open, so that a sample on the edge of two output pixels counts once; on the same side as Pillow.
+    # Half-open, so that a sample on the edge of two output pixels counts once, on the same side as in Pillow.
     return np.where((x > -0.5) & (x <= 0.5), 1.0, 0.0)
 
 
@@ -34,16 +36,17 @@ def matrix(size_in, size_out, method="bicubic"):
         raise ValueError(f"`method` (={method!r}) must be one of {', '.join(METHODS)}")
     if size_in < 1 or size_out < 1:
         raise ValueError(f"sizes ({size_in} to {size_out}) must be at least 1")
-    scale = max(size_in / size_out, 1)
-    centre = (np.arange(size_out) + 0.5) * size_in / size_out - 0.5
-    weights = METHODS[method]((np.arange(size_in)[None] - centre[:, None]) / scale)
+    # (centre of the input pixel - centre of the output pixel) / stretch, in integers up to the one division, so that
+    # ties are exact.
+    offset = size_out * (2 * np.arange(size_in) + 1) - size_in * (2 * np.arange(size_out)[:, None] + 1)
+    weights = METHODS[method](offset / (2 * max(size_in, size_out)))
     return weights / weights.sum(axis=1, keepdims=True)
 
 
 def resize(image, size, method="bicubic"):
     """Resize [..., H, W, C] to [..., h, w, C], size = (h, w) or one number for both; float32, range kept but for the
     bicubic's overshoot. JAX arrays stay on their device, NumPy arrays stay on the host."""
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = (size, size) if isinstance(size, numbers.Integral) else size
     if image.shape[-3:-1] == (height, width):
         return image.astype(np.float32)
     rows = matrix(image.shape[-3], height, method).astype(np.float32)
