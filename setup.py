@@ -11,7 +11,7 @@ setup(
     packages=find_packages(include=["cdm", "cdm.*"]),
     package_data={"cdm.data": ["fluent_emoji.zip"], "cdm": ["weights/*/*", "weights/*/*/*"]},
     install_requires=[
-        "jax>=0.10,<0.12",
+        "jax>=0.10,<0.13",
         "flax>=0.12.8,<0.13",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
@@ -24,6 +24,8 @@ setup(
     ],
     extras_require={
         "test": ["pytest>=8,<10", "scipy>=1.13,<2"],
+        # Figures of the experiments.
+        "experiments": ["matplotlib>=3.8,<4"],
         # Independent implementations, to remake the golden files of the tests.
         "reference": ["diffusers>=0.30,<1", "torch>=2.5,<3"],
     },

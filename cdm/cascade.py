@@ -9,7 +9,6 @@ picture. A cascade folder is cascade.json (schema_version, stage folders in orde
 import concurrent.futures
 import functools
 import json
-import os
 import pathlib
 import zlib
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cdm.diffusion import samplers
 from cdm.images import augment
+from cdm.images.files import new_folder, write_json
 from cdm.images.resize import to_float, to_uint8
 from cdm.stage import load_stage
 
@@ -107,8 +107,9 @@ def _arguments(stage, settings, seed, labels, counts, lowres, plan):
             *jax.device_put(rest, everywhere))
 
 
-def _program(stage, settings):
-    given_noisy = settings.hand_over == "truncated"
+@functools.lru_cache(maxsize=16)
+def _program(stage, given_noisy):
+    """The jitted program of a stage: one for all settings but for the shapes, guided or not, and the hand-over."""
     return jax.jit(functools.partial(_sample, stage, given_noisy))
 
 
@@ -142,7 +143,7 @@ def sample_stage(stage, labels, seed=0, lowres=None, counts=None, **changes):
     index = np.arange(-(-len(labels) // devices) * devices) % len(labels)  # padded to divide
     lowres = None if lowres is None else np.asarray(lowres, np.float32)[index]
     arguments = _arguments(stage, settings, seed, np.asarray(labels)[index], counts[index], lowres, _plan(stage, settings))
-    return np.clip(_program(stage, settings)(stage.params, *arguments)[: len(labels)], -1, 1)
+    return np.clip(_program(stage, settings.hand_over == "truncated")(stage.params, *arguments)[: len(labels)], -1, 1)
 
 
 class Cascade:
@@ -153,6 +154,8 @@ class Cascade:
 
     def __init__(self, stages, sampling=None):
         self.stages, self.sampling = list(stages), dict(sampling or {})
+        self._programs = {}  # compiled
+        self._on_devices = functools.cache(lambda i: jax.device_put(self.stages[i].params, _sharding()[1]))
         if not self.stages:
             raise ValueError("`stages` (=[]) must name at least one stage")
         if self.stages[0].lowres_size:
@@ -225,24 +228,30 @@ class Cascade:
         handed on truncated is given as it is, noisy. `lowres` [N, h, w, 3] is the input of `start_at`.
         """
         first, last, plans = self.check(settings, batch_size, start_at, stop_at)
-        if first and (lowres is None or lowres.shape[1:] != (self.stages[first].lowres_size,) * 2 + (3,)):
-            raise ValueError(f"`lowres` (={None if lowres is None else lowres.shape}) must be [N, h, w, 3] of "
-                             f"{self.stages[first].lowres_size} px, the input of {start_at}")
+        wanted = (len(labels), self.stages[first].lowres_size, self.stages[first].lowres_size, 3)
+        if first and (lowres is None or lowres.shape != wanted):
+            raise ValueError(f"`lowres` (={None if lowres is None else lowres.shape}) must be {wanted}, the input of {start_at}")
         if first:  # a finished picture is all there is to start from
             settings = [s._replace(hand_over="non_truncated") if i == first else s for i, s in enumerate(settings)]
         if batch_size is None:
             devices = len(jax.devices())
-            batch_size = min(8 * devices, -(-len(labels) // devices) * devices)
+            parts = -(-len(labels) // (8 * devices))  # of equal size, so that little is padded
+            batch_size = -(-len(labels) // (parts * devices)) * devices
         chosen = range(first, last + 1)
 
         def arguments(i, labels, counts, lowres):
             return _arguments(self.stages[i], settings[i], seed, labels, counts, lowres, plans[i])
 
         def compile_stage(i):
-            stage, one = self.stages[i], np.zeros(batch_size, np.int32)
-            low = np.zeros([batch_size, stage.lowres_size, stage.lowres_size, 3], np.float32) if i else None
-            params = jax.device_put(stage.params, _sharding()[1])
-            return params, _program(stage, settings[i]).lower(params, *arguments(i, one, one, low)).compile()
+            stage, given_noisy = self.stages[i], settings[i].hand_over == "truncated"
+            key = i, batch_size, bool(settings[i].guidance), given_noisy
+            if key not in self._programs:
+                one = np.zeros(batch_size, np.int32)
+                low = np.zeros([batch_size, stage.lowres_size, stage.lowres_size, 3], np.float32) if i else None
+                params = self._on_devices(i)
+                program = _program(stage, given_noisy).lower(params, *arguments(i, one, one, low)).compile()
+                self._programs[key] = functools.partial(program, params)
+            return self._programs[key]
 
         with concurrent.futures.ThreadPoolExecutor(1) as executor:
             programs = {i: executor.submit(compile_stage, i) for i in chosen}
@@ -253,8 +262,7 @@ class Cascade:
                     x = np.asarray(lowres, np.float32)[index] if first else None
                     images = {}
                     for i in chosen:
-                        params, program = programs[i].result()
-                        x = program(params, *arguments(i, labels[index], counts[index], x))
+                        x = programs[i].result()(*arguments(i, labels[index], counts[index], x))
                         images[self.stages[i].name] = np.asarray(x)[: part.stop - begin]
                     yield part, images
             finally:
@@ -274,17 +282,14 @@ class Cascade:
                          None if lowres is None else to_float(np.asarray(lowres)))
         return np.concatenate([to_uint8(list(images.values())[-1]) for _, images in parts])
 
-    def save(self, folder):
-        """Write the cascade folder with its stage folders, whole or not at all."""
-        folder = pathlib.Path(folder)
-        if folder.exists():
-            raise ValueError(f"`out` (={folder}) must not exist yet")
-        partial = folder.with_name(folder.name + ".partial")
-        for stage in self.stages:
-            stage.save(partial / stage.name)
-        about = {"schema_version": SCHEMA_VERSION, "stages": [s.name for s in self.stages], "sampling": self.sampling}
-        (partial / "cascade.json").write_text(json.dumps(about, indent=2) + "\n")
-        os.replace(partial, folder)
+    def save(self, folder, dtype=np.float32):
+        """Write the cascade folder with its stage folders, whole or not at all; `folder` must not exist yet."""
+        with new_folder(folder) as partial:
+            for stage in self.stages:
+                stage.save(partial / stage.name, dtype)
+            names = [stage.name for stage in self.stages]
+            write_json(partial / "cascade.json",
+                       {"schema_version": SCHEMA_VERSION, "stages": names, "sampling": self.sampling})
 
 
 def check_seed(seed):

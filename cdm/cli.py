@@ -76,7 +76,7 @@ def train(args):
 def export(args):
     from cdm.training import loop
 
-    loop.export(args.runs, args.out, args.at)
+    loop.export(args.runs, args.out, args.at, args.dtype)
     print(f"wrote {args.out}")
 
 
@@ -131,6 +131,7 @@ def parser():
     p.add_argument("runs", nargs="+", metavar="RUN", help="run folders (or, for a cascade, stage folders)")
     p.add_argument("--out", required=True, metavar="FOLDER", help="folder to write; must not exist yet")
     p.add_argument("--at", type=int, metavar="IMAGES", help="the checkpoint after so many images (default: the newest)")
+    p.add_argument("--dtype", default="float32", choices=["float32", "float16"], help="of the stored weights")
     return top
 
 

@@ -6,6 +6,7 @@ Configs are locked: a name that is not here is an error. Counts of progress (`tr
 """
 
 import numbers
+import os
 
 from ml_collections import ConfigDict, FrozenConfigDict
 from ml_collections.config_flags import config_flags
@@ -62,6 +63,7 @@ def sr_stage(name, lowres_size, size):
     """Defaults of a super-resolution stage: from `lowres_size` pixels to `size`."""
     config = base_stage(name, size).unlock()
     config.lowres_size = lowres_size
+    config.model.attention = ()  # convolutional throughout, for crops and windows of any size
     config.diffusion.residual = False  # predict the difference from the upsampled low-res image (targets x0 and v)
     config.augment = ConfigDict()
     config.augment.schedule = ConfigDict({"name": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0})
@@ -79,12 +81,13 @@ def load(path, overrides=()):
 
     values, argv = flags.FlagValues(), ["cdm", f"--config={path}", *overrides]
     config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=argv)
+    if not os.path.isfile(path):
+        raise ValueError(f"`config` (={path}) must be a config file; there is none")
     try:
         rest = values(argv)
-    except FileNotFoundError as e:
-        raise ValueError(f"`config` (={path}) is not a file") from e
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
-        raise ValueError(f"`config`: {' '.join(str(e).split())}") from e
+    except (flags.Error, SyntaxError, ImportError, NameError, AttributeError, KeyError, TypeError, ValueError) as e:
+        text = str(e).replace("\\n", " ").replace("\\'", "'").strip("'\"")  # ml_collections quotes its own message
+        raise ValueError(f"`config` (={path}): {' '.join(text.split())}") from e
     if rest[1:]:
         raise ValueError(f"unknown argument {rest[1]!r}")
     config = values["config"].value
@@ -124,6 +127,8 @@ def validate(config):
            "checkpoint.every", "checkpoint.keep", "log.every", "log.grid", "sample.steps")
     _count(config, "data.crop", "train.seed", "train.warmup", "train.ema_half_life", least=0)
     model, data, train, sample = config.model, config.data, config.train, config.sample
+    _need(train.images >= train.batch_size, "train.images", train.images, f"be at least a batch (={train.batch_size})")
+    _need(train.seed < 2**32, "train.seed", train.seed, "be below 2^32")
     _need(config.dtype in ("auto", "float32", "bfloat16"), "dtype", config.dtype, "be auto, float32 or bfloat16")
     _need(len(model.multipliers) > 0 and all(isinstance(m, int) and m > 0 for m in model.multipliers),
           "model.multipliers", model.multipliers, "be one or more positive integers")

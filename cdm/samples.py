@@ -97,7 +97,10 @@ def write_samples(cascade, out, labels, n, seed=0, batch_size=None, start_at=Non
         if missing:
             raise ValueError(f"`start_at` (={start_at}) must find {below}'s images in {out / below}: {missing[0]} is missing")
         lowres = to_float(np.stack([read_image(out / below / image["file"]) for image in todo]))
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ValueError(f"`out` (={out}) must be a folder that can be written: {e.strerror}") from e
     write_json(out / "samples.json", about)
     if todo:
         indices = [np.array([image[name] for image in todo]) for name in ("label", "count")]

@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from cdm import config as configs
 from cdm.diffusion import guidance as guide
 from cdm.diffusion import process, samplers, schedules
 from cdm.images import augment
+from cdm.images.files import new_folder, write_json
 from cdm.images.resize import resize, to_float
 
 SCHEMA_VERSION = 1
@@ -161,25 +163,22 @@ class Stage:
         text = str(which).strip()
         if slug(text) in names:
             return names.index(slug(text))
-        if text.isdigit() and int(text) < len(names):
+        if text.isdecimal() and int(text) < len(names):
             return int(text)
         known = ", ".join(f"{i} {name}" for i, name in enumerate(self.classes)) or "none, the stage has no classes"
         raise ValueError(f"`class` (={which}) must be a name or an index of: {known}")
 
     def save(self, folder, dtype=np.float32):
         """Write the stage folder, whole or not at all; `folder` must not exist yet."""
-        folder = pathlib.Path(folder)
-        if folder.exists():
-            raise ValueError(f"`out` (={folder}) must not exist yet")
-        partial = folder.with_name(folder.name + ".partial")
-        partial.mkdir(parents=True, exist_ok=True)
-        flat = {name: np.ascontiguousarray(value, dtype) for name, value in flatten(self.params).items()}
-        save_file(flat, partial / "params.safetensors")
-        self.sha256 = _sha256(partial / "params.safetensors")
-        about = {"schema_version": SCHEMA_VERSION, "config": self.config.to_dict(), "classes": self.classes,
-                 "facts": self.facts, "sha256": self.sha256}
-        (partial / "stage.json").write_text(json.dumps(about, indent=2) + "\n")
-        os.replace(partial, folder)
+        with new_folder(folder) as partial:
+            flat = {name: np.ascontiguousarray(value, dtype) for name, value in flatten(self.params).items()}
+            save_file(flat, partial / "params.safetensors")
+            self.sha256 = _sha256(partial / "params.safetensors")
+            write_json(partial / "stage.json", {
+                "schema_version": SCHEMA_VERSION, "config": self.config.to_dict(), "classes": self.classes,
+                "facts": self.facts, "sha256": self.sha256})
+            # safetensors writes for its owner alone; what is installed must be readable by all.
+            shutil.copymode(partial / "stage.json", partial / "params.safetensors")
 
 
 def load_stage(folder):

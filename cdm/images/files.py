@@ -1,8 +1,10 @@
 """Picture and JSON files: whole or not at all (written beside, then renamed)."""
 
+import contextlib
 import json
 import os
 import pathlib
+import shutil
 
 import numpy as np
 from PIL import Image
@@ -19,6 +21,21 @@ def replace(path, write):
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(folder):
+    """A folder to fill under another name; it gets its own when all went well, and is gone when not."""
+    folder = pathlib.Path(folder)
+    if folder.exists():
+        raise ValueError(f"`out` (={folder}) must not exist yet")
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_image(path, image):

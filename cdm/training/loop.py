@@ -73,12 +73,12 @@ def train(config, run):
     with the averaged (EMA) parameters."""
     run = pathlib.Path(run)
     source = open_source(config.data.source)
-    _claim(run, config, source.classes)
     stage = Stage(config, source.classes)
     batch_size, total = config.train.batch_size, config.train.images
     devices = jax.devices()
     if batch_size % len(devices):
         raise ValueError(f"`train.batch_size` (={batch_size}) must be divisible by the {len(devices)} devices")
+    _claim(run, config, source.classes)
     mesh = jax.sharding.Mesh(np.array(devices), ("data",))
     everywhere, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 
@@ -158,9 +158,10 @@ def trained(run, at=None):
     return stage
 
 
-def export(runs, out, at=None):
-    """Write the stage folder `out` from one run, or a cascade folder from several, lowest stage first."""
+def export(runs, out, at=None, dtype=np.float32):
+    """Write the stage folder `out` from one run, or a cascade folder from several, lowest stage first; parameters are
+    stored as `dtype`."""
     stages = [trained(run, at) for run in runs]
     whole = stages[0] if len(stages) == 1 else runner.Cascade(stages)
-    whole.save(out)
+    whole.save(out, dtype)
     return whole
