@@ -73,7 +73,7 @@ def wiener_table(stage):
         for given in (labels, np.full_like(labels, stage.null_label)):
             output = in_batches(network, x_t, logsnr, given)
             kind = stage.config.diffusion.target
-            v = process.target("v", *process.prediction(kind, output, x_t, logsnr)[:2], logsnr)
+            v = process.target("v", *process.prediction(kind, output, x_t, logsnr), logsnr)
             losses.append(float(np.mean((np.asarray(v) - target) ** 2)))
         rows.append({"t": [b / BINS, (b + 1) / BINS], "network": losses[0], "network_without_class": losses[1],
                      "wiener": float(wiener), "ratio": losses[0] / float(wiener)})
