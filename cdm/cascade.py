@@ -72,20 +72,25 @@ def settings_of(stage, **changes):
     values = dict(steps=sample.steps, guidance=sample.guidance, sampler=sample.sampler)
     if stage.lowres_size:
         values |= dict(aug_level=sample.aug_level, hand_over="non_truncated")
-    values |= {name: value for name, value in changes.items() if value is not None and name in values}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    for name in changes.keys() - values.keys():
+        raise ValueError(f"`{name}` (={changes[name]}) must be a setting of {stage.name}: {', '.join(values)}")
+    values |= changes
     settings = Settings(**values)
-    if not 1 <= settings.steps <= samplers.CAPACITY:
-        raise ValueError(f"`steps` (={settings.steps}) must lie in 1..{samplers.CAPACITY}")
+    if not (isinstance(settings.steps, (int, np.integer)) and 1 <= settings.steps <= samplers.CAPACITY):
+        raise ValueError(f"`steps` (={settings.steps}) must be an integer in 1..{samplers.CAPACITY}")
     if not (settings.guidance >= 0 and np.isfinite(settings.guidance)):
         raise ValueError(f"`guidance` (={settings.guidance}) must be at least 0")
     if settings.guidance > 0 and not (stage.classes and stage.config.train.class_dropout > 0):
-        raise ValueError(f"`guidance` (={settings.guidance}) must be 0 for {stage.name}: it was trained without the null class")
+        raise ValueError(f"`guidance` (={settings.guidance}) must be 0 for {stage.name}: it was trained without "
+                         "the null class")
     if settings.sampler not in samplers.SAMPLERS:
         raise ValueError(f"`sampler` (={settings.sampler}) must be one of {', '.join(samplers.SAMPLERS)}")
     if stage.lowres_size:
         limit = stage.config.augment.max_level
         if not 0 <= settings.aug_level <= limit:
-            raise ValueError(f"`aug_level` (={settings.aug_level}) must lie in [0, {limit}], the levels that {stage.name} is trained for")
+            raise ValueError(f"`aug_level` (={settings.aug_level}) must lie in [0, {limit}], the levels that "
+                             f"{stage.name} is trained for")
         if settings.hand_over not in HAND_OVERS:
             raise ValueError(f"`hand_over` (={settings.hand_over}) must be one of {', '.join(HAND_OVERS)}")
     return settings
@@ -120,8 +125,9 @@ def _plan(stage, settings, following=None):
         stop = float(following[0].augment_schedule.logsnr(following[1].aug_level))
         if not stage.schedule.logsnr_min < stop <= stage.schedule.logsnr_max:
             raise ValueError(
-                f"`aug_level` (={following[1].aug_level}) of {following[0].name} must be a level that {stage.name} passes: its "
-                f"logSNR {stop:.2f} is outside ({stage.schedule.logsnr_min:.2f}, {stage.schedule.logsnr_max:.2f}]")
+                f"`aug_level` (={following[1].aug_level}) of {following[0].name} must be a level that {stage.name} "
+                f"passes: its logSNR {stop:.2f} is outside ({stage.schedule.logsnr_min:.2f}, "
+                f"{stage.schedule.logsnr_max:.2f}]")
     return stage.plan(settings.steps, settings.sampler, stop)
 
 
@@ -142,7 +148,8 @@ def sample_stage(stage, labels, seed=0, lowres=None, counts=None, **changes):
     devices = len(jax.devices())
     index = np.arange(-(-len(labels) // devices) * devices) % len(labels)  # padded to divide
     lowres = None if lowres is None else np.asarray(lowres, np.float32)[index]
-    arguments = _arguments(stage, settings, seed, np.asarray(labels)[index], counts[index], lowres, _plan(stage, settings))
+    plan = _plan(stage, settings)
+    arguments = _arguments(stage, settings, seed, np.asarray(labels)[index], counts[index], lowres, plan)
     return np.clip(_program(stage, settings.hand_over == "truncated")(stage.params, *arguments)[: len(labels)], -1, 1)
 
 
@@ -192,7 +199,8 @@ class Cascade:
         def spread(name, value, count):
             values = list(value) if isinstance(value, (list, tuple)) else [value]
             if len(values) not in (1, count):
-                raise ValueError(f"`{name}` (={','.join(map(str, values))}) must have 1 or {count} values, one per stage")
+                given = ",".join(map(str, values))
+                raise ValueError(f"`{name}` (={given}) must have 1 or {count} values, one per stage")
             return values * count if len(values) == 1 else values
 
         count = len(self.stages)
@@ -230,7 +238,8 @@ class Cascade:
         first, last, plans = self.check(settings, batch_size, start_at, stop_at)
         wanted = (len(labels), self.stages[first].lowres_size, self.stages[first].lowres_size, 3)
         if first and (lowres is None or lowres.shape != wanted):
-            raise ValueError(f"`lowres` (={None if lowres is None else lowres.shape}) must be {wanted}, the input of {start_at}")
+            given = None if lowres is None else lowres.shape
+            raise ValueError(f"`lowres` (={given}) must be {wanted}, the input of {start_at}")
         if first:  # a finished picture is all there is to start from
             settings = [s._replace(hand_over="non_truncated") if i == first else s for i, s in enumerate(settings)]
         if batch_size is None:
@@ -304,7 +313,7 @@ def load_cascade(folder):
         about = json.loads((folder / "cascade.json").read_text())
         version = about["schema_version"]
         if version != SCHEMA_VERSION:
-            raise ValueError(f"`cascade` (={folder}) has schema_version {version}; this version of cdm reads {SCHEMA_VERSION}")
+            raise ValueError(f"`cascade` (={folder}) has schema_version {version}; this cdm reads {SCHEMA_VERSION}")
         names, sampling = list(about["stages"]), dict(about["sampling"])
     except FileNotFoundError as e:
         raise ValueError(f"`cascade` (={folder}) must be a cascade folder: cascade.json is missing") from e

@@ -74,9 +74,9 @@ def train(args):
 
 
 def export(args):
-    from cdm.training import loop
+    from cdm.training import run
 
-    loop.export(args.runs, args.out, args.at, args.dtype)
+    run.export(args.runs, args.out, args.at, args.dtype)
     print(f"wrote {args.out}")
 
 

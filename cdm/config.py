@@ -7,6 +7,7 @@ Configs are locked: a name that is not here is an error. Counts of progress (`tr
 
 import numbers
 import os
+import runpy
 
 from ml_collections import ConfigDict, FrozenConfigDict
 from ml_collections.config_flags import config_flags
@@ -79,18 +80,21 @@ def load(path, overrides=()):
     """The validated config of a file, with overrides such as "--config.train.images=1000"."""
     from absl import flags
 
-    values, argv = flags.FlagValues(), ["cdm", f"--config={path}", *overrides]
-    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=argv)
     if not os.path.isfile(path):
         raise ValueError(f"`config` (={path}) must be a config file; there is none")
+    values, argv = flags.FlagValues(), ["cdm", *overrides]
     try:
+        config = runpy.run_path(path)["get_config"]()
+    except Exception as e:  # the file is the user's code: whatever it raises is a mistake in it
+        raise ValueError(f"`config` (={path}) must run and define get_config: {type(e).__name__}: {e}") from e
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         rest = values(argv)
-    except (flags.Error, SyntaxError, ImportError, NameError, AttributeError, KeyError, TypeError, ValueError) as e:
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
         text = str(e).replace("\\n", " ").replace("\\'", "'").strip("'\"")  # ml_collections quotes its own message
         raise ValueError(f"`config` (={path}): {' '.join(text.split())}") from e
     if rest[1:]:
         raise ValueError(f"unknown argument {rest[1]!r}")
-    config = values["config"].value
     validate(config)
     return config
 

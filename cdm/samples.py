@@ -55,7 +55,8 @@ def _claim(out, about, start_at, below):
         raise ValueError(f"`out` (={out}) has a damaged samples.json: {type(e).__name__}: {e}") from e
 
 
-def write_samples(cascade, out, labels, n, seed=0, batch_size=None, start_at=None, stop_at=None, format="png", **changes):
+def write_samples(cascade, out, labels, n, seed=0, batch_size=None, start_at=None, stop_at=None, format="png",
+                  **changes):
     """Sample n images of each of `labels` (indices) into the folder `out`; returns the contents of samples.json.
 
     `changes` are those of Cascade.settings. Raises ValueError for bad arguments before anything is written.
@@ -76,8 +77,8 @@ def write_samples(cascade, out, labels, n, seed=0, batch_size=None, start_at=Non
                "class": cascade.classes[label] if cascade.classes else None}
               for count in range(n) for label in labels]
     about = {
-        "cdm": cdm.__version__, "seed": seed, "start_at": start_at, "stop_at": cascade.stages[last].name, "format": format,
-        "restarted_from_8_bit": bool(first),
+        "cdm": cdm.__version__, "seed": seed, "start_at": start_at, "stop_at": cascade.stages[last].name,
+        "format": format, "restarted_from_8_bit": bool(first),
         "stages": {stage.name: {"sha256": stage.sha256, **settings[first + i]._asdict()}
                    for i, stage in enumerate(cascade.stages[first : last + 1])},
     }
@@ -95,7 +96,8 @@ def write_samples(cascade, out, labels, n, seed=0, batch_size=None, start_at=Non
     if first and todo:
         missing = [image["file"] for image in todo if not (out / below / image["file"]).exists()]
         if missing:
-            raise ValueError(f"`start_at` (={start_at}) must find {below}'s images in {out / below}: {missing[0]} is missing")
+            raise ValueError(f"`start_at` (={start_at}) must find {below}'s images in {out / below}: "
+                             f"{missing[0]} is missing")
         lowres = to_float(np.stack([read_image(out / below / image["file"]) for image in todo]))
     try:
         out.mkdir(parents=True, exist_ok=True)

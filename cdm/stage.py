@@ -188,17 +188,17 @@ def load_stage(folder):
         about = json.loads((folder / "stage.json").read_text())
         version = about["schema_version"]
         if version != SCHEMA_VERSION:
-            raise ValueError(f"`stage` (={folder}) has schema_version {version}; this version of cdm reads {SCHEMA_VERSION}")
+            raise ValueError(f"schema_version is {version}, this version of cdm reads {SCHEMA_VERSION}")
         stage = Stage(configs.from_dict(about["config"]), about["classes"], facts=about["facts"])
         stage.sha256 = about["sha256"]
         if _sha256(folder / "params.safetensors") != stage.sha256:
-            raise ValueError(f"`stage` (={folder}) is damaged: params.safetensors has not the sha256 of its stage.json")
+            raise ValueError("params.safetensors has not the sha256 of its stage.json")
         flat = load_file(folder / "params.safetensors")
     except FileNotFoundError as e:
-        raise ValueError(f"`stage` (={folder}) must be a stage folder: {os.path.basename(e.filename or '?')} is missing") from e
-    except (NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError,
-            SafetensorError) as e:
-        raise ValueError(f"`stage` (={folder}) is damaged: {type(e).__name__}: {e}") from e
+        missing = os.path.basename(e.filename or "params.safetensors")
+        raise ValueError(f"`stage` (={folder}) must be a stage folder: {missing} is missing") from e
+    except (NotADirectoryError, KeyError, AttributeError, TypeError, ValueError, SafetensorError) as e:
+        raise ValueError(f"`stage` (={folder}) is damaged: {type(e).__name__}: {' '.join(str(e).split())}") from e
     wanted = {name: leaf.shape for name, leaf in flatten(jax.eval_shape(stage.init)).items()}
     found = {name: value.shape for name, value in flat.items()}
     if wanted != found:

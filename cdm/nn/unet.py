@@ -40,7 +40,8 @@ class UNet(nn.Module):
             x = jnp.concatenate([x, resize(lowres, x.shape[1:3])], axis=-1)
 
         def residual(channels, name, resample="none"):
-            block = layers.ResBlock(channels, self.dropout, self.embedding, resample, self.rescale, self.dtype, name=name)
+            block = layers.ResBlock(channels, self.dropout, self.embedding, resample, self.rescale, self.dtype,
+                                    name=name)
             return lambda h: block(h, emb, train)
 
         def attend(h, level, name):
@@ -61,8 +62,8 @@ class UNet(nn.Module):
                 if self.resample == "block":
                     h = residual(h.shape[-1], name, "down")(h)
                 else:
-                    h = nn.Conv(h.shape[-1], (3, 3), (2, 2), padding=1, dtype=self.dtype, kernel_init=layers.KERNEL,
-                                name=name)(h)
+                    h = nn.Conv(h.shape[-1], (3, 3), (2, 2), padding=1, dtype=self.dtype,
+                                kernel_init=layers.kernel_init, name=name)(h)
                 skips.append(h)
                 index += 1
 
@@ -93,7 +94,7 @@ class UNet(nn.Module):
         """The embedding [B, 4 channels] of noise level, class and augmentation level: a sum, as in ADM."""
 
         def dense(name):
-            return nn.Dense(4 * self.channels, dtype=self.dtype, kernel_init=layers.KERNEL, name=name)
+            return nn.Dense(4 * self.channels, dtype=self.dtype, kernel_init=layers.kernel_init, name=name)
 
         def level(value, name):
             h = layers.level_embedding(value, self.channels)
@@ -132,8 +133,8 @@ def build(model, size, lowres_size, num_classes, dtype="float32"):
         channels=model.channels, multipliers=tuple(model.multipliers), blocks=model.blocks,
         attention_levels=tuple(level for level, side in enumerate(levels) if side in model.attention),
         heads=model.heads, dropout=model.dropout, embedding=model.embedding, resample=model.resample,
-        rescale=model.skip_rescale, num_classes=num_classes, super_resolution=lowres_size is not None, output_channels=3,
-        dtype=jnp.dtype(dtype))
+        rescale=model.skip_rescale, num_classes=num_classes, super_resolution=lowres_size is not None,
+        output_channels=3, dtype=jnp.dtype(dtype))
 
     def init(key):
         side = 2 ** (len(model.multipliers) - 1)  # parameters do not depend on the image's size

@@ -52,7 +52,7 @@ def step(stage, state, batch):
     config = stage.config
     objective = functools.partial(stage.loss, seed=config.train.seed, **batch)
     (loss, bins), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     good = jnp.isfinite(loss) & jnp.isfinite(norm)
     size = np.uint32(len(batch["label"]))
     images = state.images + size

@@ -6,10 +6,10 @@
    mean and covariance, D(x_t) = mu + a S (a^2 S + s^2 I)^-1 (x_t - a mu), on the same noisy images.
 2. Each SR stage: PSNR of the x0 it predicts from pure noise, given held-out real low-res input at augmentation level 0,
    beside bicubic's. uint8 RGB, peak 255, mean over images.
-3. The chain: `per-class` samples of each class with seed 0 and the cascade's own settings, none left out. Share whose
-   class a linear classifier (ridge regression on 16x16 pixels and orientation histograms, fitted to the training images)
-   recognises, beside real held-out images and chance; power above half the Nyquist frequency of the luminance at
-   the last size over that of real training images, class by class, beside bicubic enlargements of real ones.
+3. The chain: `per-class` samples of each class with seed 0 and the cascade's own settings, none left out. Share
+   whose class a linear classifier (ridge regression on 16x16 pixels and orientation histograms, fitted to the
+   training images) recognises, beside real held-out images and chance; power above half the Nyquist frequency of
+   the luminance at the last size over that of real training images, class by class, beside bicubic enlargements.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def wiener_table(stage):
     x0 = np.repeat(to_float(images), DRAWS, axis=0)
     labels = np.repeat(labels, DRAWS)
     rng = np.random.default_rng(0)
-    network = jax.jit(lambda x, l, y: stage.network.apply(stage.params, x, l, y))
+    network = jax.jit(lambda x, logsnr, y: stage.network.apply(stage.params, x, logsnr, y))
     rows = []
     for b in range(BINS):
         t = (b + rng.random(len(x0))) / BINS
@@ -127,7 +127,8 @@ def fit_classifier(x, labels, classes, ridge=30.0):
 
     weight = (1 / np.bincount(labels, minlength=classes))[labels] * len(labels) / classes
     a = design(x)
-    w = np.linalg.solve((a * weight[:, None]).T @ a + ridge * np.eye(a.shape[1]), (a * weight[:, None]).T @ np.eye(classes)[labels])
+    weighted = (a * weight[:, None]).T
+    w = np.linalg.solve(weighted @ a + ridge * np.eye(a.shape[1]), weighted @ np.eye(classes)[labels])
     return lambda x: np.argmax(design(x) @ w, 1)
 
 
@@ -157,7 +158,8 @@ def chain_table(cascade, per_class):
     half = cascade.stages[-1].lowres_size
     bicubic = to_uint8(np.stack([np.asarray(resize(resize(to_float(i), half), size)) for i in held]))
     return {
-        "samples": len(samples), "seed": 0, "settings": {s.name: x._asdict() for s, x in zip(cascade.stages, cascade.settings())},
+        "samples": len(samples), "seed": 0,
+        "settings": {s.name: x._asdict() for s, x in zip(cascade.stages, cascade.settings())},
         "class_accuracy": {"samples": balanced_accuracy(classify(features(samples)), labels, classes),
                            "heldout_real": balanced_accuracy(classify(features(held)), held_labels, classes),
                            "chance": 1 / classes},
@@ -179,7 +181,8 @@ def markdown(result):
     a, h = result["chain"]["class_accuracy"], result["chain"]["high_frequency_energy_over_real"]
     lines += ["", "| | samples | held-out real | |", "|---|---|---|---|",
               f"| class recognised | {a['samples']:.1%} | {a['heldout_real']:.1%} | chance {a['chance']:.1%} |",
-              f"| high-frequency energy over real | {h['samples']:.2f} | {h['heldout_real']:.2f} | bicubic {h['bicubic']:.2f} |"]
+              f"| high-frequency energy over real | {h['samples']:.2f} | {h['heldout_real']:.2f} | "
+              f"bicubic {h['bicubic']:.2f} |"]
     return "\n".join(lines)
 
 

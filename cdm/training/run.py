@@ -1,0 +1,104 @@
+"""The run folder of a stage: claimed by one training at a time, and exported.
+
+    RUN/config.json     the config and the classes        RUN/metrics.jsonl   rows of loss, rate, speed, loss by bin
+    RUN/checkpoints/    the training states               RUN/samples/        a grid every log.grid images
+"""
+
+import contextlib
+import fcntl
+import functools
+import json
+import pathlib
+
+import jax
+import numpy as np
+
+from cdm import config as configs
+from cdm.cascade import Cascade
+from cdm.images.files import write_json
+from cdm.stage import Stage, load_stage
+from cdm.training import state as states
+from cdm.training.checkpoints import Checkpoints
+
+
+def open_run(run):
+    """The Stage of a run folder, without parameters."""
+    path = pathlib.Path(run) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"`run` (={run}) must be a run folder of cdm train: config.json is missing")
+    try:
+        about = json.loads(path.read_text())
+        return Stage(configs.from_dict(about["config"]), about["classes"])
+    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as e:
+        raise ValueError(f"`run` (={run}) is damaged: {type(e).__name__}: {e}") from e
+
+
+def differences(old, new, prefix=""):
+    """Names of the values that differ between two nested dicts."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if json.dumps(old) == json.dumps(new) else [prefix.rstrip(".")]
+    names = sorted(old.keys() | new.keys())
+    return [d for name in names for d in differences(old.get(name), new.get(name), f"{prefix}{name}.")]
+
+
+# What may change when a run is resumed: how long, how often and where, but nothing the numbers so far rest on.
+CHANGEABLE = ("train.images", "checkpoint.", "log.", "sample.", "data.cache", "data.source")
+
+
+@contextlib.contextmanager
+def claim(run, config, classes):
+    """Hold the run folder: new, or an old one of the same config that no other process trains."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = open(run / ".lock", "w")
+    except OSError as e:
+        raise ValueError(f"`workdir` (={run}) must be a folder that can be written: {e.strerror}") from e
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when the process dies
+        except BlockingIOError as e:
+            raise ValueError(f"`workdir` (={run}) must be trained by one process at a time; another one does") from e
+        _agree(run / "config.json", config, classes)
+        yield
+
+
+def _agree(path, config, classes):
+    """Write config.json into a new run, or check that an old one is of the same config."""
+    run = path.parent
+    about = {"config": config.to_dict(), "classes": list(classes)}
+    if path.exists():
+        old = open_run(run)
+        changed = [d for d in differences(json.loads(path.read_text())["config"], about["config"])
+                   if not d.startswith(CHANGEABLE)]
+        if changed:
+            raise ValueError(f"`workdir` (={run}) holds a run of another config; these differ: {', '.join(changed)}")
+        if old.classes != tuple(classes):
+            raise ValueError(f"`workdir` (={run}) holds a run of other classes: {', '.join(old.classes)}")
+    write_json(path, about)
+
+
+def trained(run, at=None):
+    """The Stage of a run folder with the EMA of its newest checkpoint, or of the one at `at` images; a stage folder is
+    taken as it is."""
+    if (pathlib.Path(run) / "stage.json").exists():
+        return load_stage(run)
+    stage = open_run(run)
+    checkpoints = Checkpoints(run, stage.config.checkpoint.keep)
+    if at is not None and at not in checkpoints.all():
+        raise ValueError(f"`at` (={at}) must be a checkpoint of {run}: {', '.join(map(str, checkpoints.all()))}")
+    images = checkpoints.latest() if at is None else at
+    if images is None:
+        raise ValueError(f"`run` (={run}) has no checkpoint yet")
+    state = checkpoints.restore(images, jax.eval_shape(functools.partial(states.create, stage)))
+    stage.params = jax.device_get(state.ema)
+    stage.facts = {"images": images, "weights": "ema", "ema_half_life": stage.config.train.ema_half_life}
+    return stage
+
+
+def export(runs, out, at=None, dtype=np.float32):
+    """Write the stage folder `out` from one run, or a cascade folder from several, lowest stage first; parameters are
+    stored as `dtype`."""
+    stages = [trained(run, at) for run in runs]
+    whole = stages[0] if len(stages) == 1 else Cascade(stages)
+    whole.save(out, dtype)
+    return whole

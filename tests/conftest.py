@@ -1,0 +1,143 @@
+"""Tiny stages, a tiny cascade, a tiny data set and a tiny run, shared by the session: compiling is the cost."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from cdm import config as configs
+from cdm.cascade import Cascade
+from cdm.stage import Stage, flatten, unflatten
+from cdm.training import loop
+
+
+
+def pytest_configure(config):
+    """Warnings are errors; slow laws can be left out with -m "not slow"."""
+    config.addinivalue_line("markers", "slow: takes more than a quarter of a minute")
+    config.addinivalue_line("filterwarnings", "error")
+
+
+CLASSES = ("animals", "food", "symbols")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Programs that several tests compile anew are compiled once a session."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def tiny(config):
+    """The smallest network that has every part, and little of everything else."""
+    with config.unlocked():
+        config.dtype = "float32"
+        config.model.channels, config.model.multipliers, config.model.blocks = 8, (1, 2), 1
+        config.model.attention, config.model.heads = (config.size // 2,), 2
+        config.train.images, config.train.batch_size, config.train.warmup = 32, 4, 8
+        config.train.learning_rate, config.train.ema_half_life = 3e-3, 16
+        config.checkpoint.every, config.checkpoint.keep = 8, 10
+        config.log.every, config.log.grid = 4, 1_000_000
+        config.sample.steps, config.sample.sampler = 4, "ancestral"
+        if "augment" in config:
+            config.model.attention = ()
+            config.augment.max_level = 0.5
+    return config
+
+
+@pytest.fixture
+def tiny_base():
+    """A config that a test may change: 8 px, with attention."""
+    return tiny(configs.base_stage("base_8", 8))
+
+
+@pytest.fixture
+def tiny_sr():
+    """A config that a test may change: 8 to 16 px, convolutional."""
+    return tiny(configs.sr_stage("sr_16", 8, 16))
+
+
+@pytest.fixture
+def tiny_sr2():
+    """A config that a test may change: 16 to 32 px, convolutional."""
+    return tiny(configs.sr_stage("sr_32", 16, 32))
+
+
+def _lively(shapes, seed=0):
+    """Random parameters in the shapes of a tree, none of them zero, so that every part of a network has a say."""
+    random, params = np.random.default_rng(seed), {}
+    for name, leaf in flatten(shapes).items():
+        value = random.normal(size=leaf.shape).astype(np.float32)
+        if name.endswith("/kernel"):
+            value /= np.sqrt(np.prod(leaf.shape[:-1]))
+        elif name.endswith(("/scale", "/bias")):
+            value = 0.1 * value + name.endswith("/scale")
+        params[name] = np.asarray(value, np.float32)
+    return unflatten(params)
+
+
+@pytest.fixture(scope="session")
+def lively():
+    """lively(shapes, seed) -> parameters: see `_lively`."""
+    return _lively
+
+
+@pytest.fixture(scope="session")
+def make_stage():
+    """make_stage(config, seed) -> a Stage with lively parameters."""
+
+    def make(config, seed=0, classes=CLASSES):
+        stage = Stage(config, classes)
+        stage.params = _lively(jax.eval_shape(stage.init), seed)
+        return stage
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def base_stage(make_stage):
+    return make_stage(tiny(configs.base_stage("base_8", 8)))
+
+
+@pytest.fixture(scope="session")
+def sr_stage(make_stage):
+    return make_stage(tiny(configs.sr_stage("sr_16", 8, 16)), seed=1)
+
+
+@pytest.fixture(scope="session")
+def cascade(base_stage, sr_stage, make_stage):
+    """8 -> 16 -> 32 px, every sampler's noise and every input of consequence."""
+    return Cascade([base_stage, sr_stage, make_stage(tiny(configs.sr_stage("sr_32", 16, 32)), seed=2)])
+
+
+@pytest.fixture(scope="session")
+def class_folder(tmp_path_factory):
+    """A folder of class folders with a few pictures each, none of them square."""
+    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        (folder / name).mkdir()
+        for i in range(3 + label):
+            blocks = random.integers(0, 256, (4, 3, 3), np.uint8)
+            Image.fromarray(blocks).resize((20, 16), Image.Resampling.BICUBIC).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def run_config(class_folder):
+    """A config that a test may change: that of the fixture `run`."""
+    return _run_config(class_folder)
+
+
+def _run_config(class_folder):
+    config = tiny(configs.base_stage("base_8", 8))
+    config.data.source = str(class_folder)
+    config.model.multipliers, config.model.attention = (1,), ()  # a run is long to compile, whatever its network
+    return config
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory, class_folder):
+    """The folder of a tiny run: 32 images in batches of 4, a checkpoint every 8."""
+    folder = tmp_path_factory.mktemp("runs") / "base_8"
+    loop.train(_run_config(class_folder), folder)
+    return folder

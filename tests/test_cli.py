@@ -1,0 +1,118 @@
+"""Laws of the command line: what scripts rely on, in a process of its own where the process is the point."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from cdm import cli
+from cdm.images.files import read_image
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs" / "demo"
+
+
+@pytest.fixture(scope="module")
+def cascade_folder(cascade, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cascades") / "tiny"
+    cascade.save(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    """What the command line sets for its process stays inside the test."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+
+def call(*arguments):
+    return cli.main([str(a) for a in arguments])
+
+
+def test_sample_by_name_and_index_writes_the_folder(cascade_folder, tmp_path):
+    assert call("sample", "--cascade", cascade_folder, "--class", "Food", "2", "-n", 1, "--seed", 3, "--out",
+                tmp_path / "out", "--steps", "3,2,2", "--aug-level", "0.1,0.2", "--batch-size", 2) == 0
+    about = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert [image["class"] for image in about["images"]] == ["food", "symbols"]
+    assert [stage["steps"] for stage in about["stages"].values()] == [3, 2, 2]
+    assert [stage["aug_level"] for stage in about["stages"].values()] == [None, 0.1, 0.2]
+
+
+BAD = {
+    "unknown class": ("--class", "zebra"),
+    "no class": (),
+    "n = 0": ("--class", "0", "-n", "0"),
+    "steps per stage": ("--class", "0", "--steps", "3,3"),
+    "aug level outside": ("--class", "0", "--aug-level", "0.7"),
+    "unknown stage": ("--class", "0", "--start-at", "sr_1024"),
+    "batch size": ("--class", "0", "--batch-size", "0"),
+    "seed": ("--class", "0", "--seed", "-1"),
+}
+
+
+@pytest.mark.parametrize("arguments", BAD.values(), ids=BAD)
+def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(arguments, cascade_folder, tmp_path, capsys):
+    assert call("sample", "--cascade", cascade_folder, *arguments, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("cdm: `") and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_cascade_and_an_unwritable_folder_are_mistakes(cascade_folder, tmp_path, capsys):
+    assert call("sample", "--cascade", tmp_path / "none", "--class", 0, "--out", tmp_path / "out") == 2
+    (tmp_path / "file").write_text("")
+    assert call("sample", "--cascade", cascade_folder, "--class", 0, "--out", tmp_path / "file" / "out") == 2
+    assert call("sample", "--cascade", cascade_folder, "--class", 0, "--out", tmp_path / "file") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "cascade.json is missing" in lines[0] and "`out`" in lines[1] and "`out`" in lines[2] and len(lines) == 3
+
+
+def test_train_resume_export_sample(class_folder, tmp_path):
+    config = CONFIGS / "base_32.py"
+    small = [f"--config.data.source={class_folder}", "--config.model.channels=8", "--config.model.multipliers=(1,2)",
+             "--config.model.attention=()", "--config.model.blocks=1", "--config.train.batch_size=4",
+             "--config.log.grid=1000000", "--config.sample.steps=2"]
+    run, stage = tmp_path / "run", tmp_path / "cascade"
+    assert call("train", f"--config={config}", f"--workdir={run}", *small, "--config.train.images=8") == 0
+    assert call("train", f"--config={config}", f"--workdir={run}", *small, "--config.train.images=16") == 0
+    rows = [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["images"] for row in rows] == [8, 16]
+    assert call("train", f"--config={config}", f"--workdir={run}", *small, "--config.train.learning_rate=0.1") == 2
+    assert call("export", run, "--out", stage) == 0
+    assert json.loads((stage / "stage.json").read_text())["facts"]["images"] == 16
+    assert call("export", run, "--out", stage) == 2  # never overwrites
+
+
+def test_describe_counts_the_parameters_of_every_demo_config(capsys):
+    for path in sorted(CONFIGS.glob("*.py")):
+        assert call("describe", f"--config={path}") == 0
+        about = json.loads(capsys.readouterr().out)
+        sizes = [shape for shape in about["shapes"]["parameters"].values()]
+        assert about["params"] * 4 == about["memory"]["params"] > 0 and len(sizes) > 20
+        assert about["flops_per_image"]["train"] > about["flops_per_image"]["denoise"] * (
+            about["shapes"]["train_crop"] / about["shapes"]["output"][0]) ** 2 * 2
+
+
+@pytest.mark.parametrize("arguments", [("--config.train.imges=1",), ("--config.train.images=x",), ("--images=1",),
+                                       ("--config.size=33",)])
+def test_a_typo_in_a_config_value_is_a_mistake(arguments, tmp_path, capsys):
+    assert call("train", f"--config={CONFIGS / 'base_32.py'}", f"--workdir={tmp_path / 'run'}", *arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def test_help_starts_no_backend():
+    code = "import sys; from cdm import cli\ntry: cli.main(['--help'])\nexcept SystemExit: print('jax' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.endswith("False\n") and "sample" in out
+
+
+@pytest.mark.slow
+def test_demo_writes_a_picture_of_every_class(tmp_path):
+    subprocess.run([sys.executable, "-m", "cdm.cli", "demo", "--out", tmp_path / "demo"], check=True)
+    about = json.loads((tmp_path / "demo" / "samples.json").read_text())
+    assert len({image["class"] for image in about["images"]}) >= 4
+    for image in about["images"]:
+        pixels = read_image(tmp_path / "demo" / image["file"])
+        assert pixels.shape == (256, 256, 3) and pixels.std() > 10
