@@ -17,6 +17,7 @@ setup(
         "orbax-checkpoint>=0.12,<0.13",
         "grain>=0.2.18,<0.3",
         "ml-collections>=1.1,<2",
+        "absl-py>=2.1,<3",
         "numpy>=2,<3",
         "pillow>=11,<14",
         "safetensors>=0.5,<0.9",

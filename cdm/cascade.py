@@ -140,11 +140,11 @@ def count_labels(labels):
     return np.array(counts, np.int64)
 
 
-def sample_stage(stage, labels, seed=0, lowres=None, counts=None, **changes):
+def sample_stage(stage, labels, seed=0, lowres=None, **changes):
     """Sample one stage alone: [B, size, size, 3] in [-1, 1]. `lowres` [B, h, w, 3] in [-1, 1] for an SR stage;
     `changes` are those of `settings_of`."""
     settings = settings_of(stage, **changes)
-    counts = count_labels(labels) if counts is None else counts
+    counts = count_labels(labels)
     devices = len(jax.devices())
     index = np.arange(-(-len(labels) // devices) * devices) % len(labels)  # padded to divide
     lowres = None if lowres is None else np.asarray(lowres, np.float32)[index]
@@ -187,6 +187,7 @@ class Cascade:
         return self.stages[0].classes
 
     def index(self, name, argument="start_at"):
+        """The place of the stage called `name` in the chain."""
         names = [stage.name for stage in self.stages]
         if name not in names:
             raise ValueError(f"`{argument}` (={name}) must be a stage of the cascade: {', '.join(names)}")
@@ -222,6 +223,9 @@ class Cascade:
         last = self.index(stop_at, "stop_at") if stop_at else len(self.stages) - 1
         if first > last:
             raise ValueError(f"`start_at` (={start_at}) must not come after `stop_at` (={stop_at})")
+        if first and settings[first].hand_over == "truncated":
+            raise ValueError(f"`hand_over` (=truncated) of {start_at} must be non_truncated: a run that starts there "
+                             "has finished images to go on from")
         devices = len(jax.devices())
         if batch_size is not None and (batch_size < 1 or batch_size % devices):
             raise ValueError(f"`batch_size` (={batch_size}) must be at least 1 and divisible by the {devices} devices")
@@ -233,15 +237,10 @@ class Cascade:
         """Iterate the batches: (slice of the images, {stage name: [b, size, size, 3] float32 in [-1, 1]}).
 
         Each stage is one compiled program; while one samples, the next is compiled in another thread. A state that is
-        handed on truncated is given as it is, noisy. `lowres` [N, h, w, 3] is the input of `start_at`.
+        handed on truncated is given as it is, noisy. `lowres(index)` reads the input of `start_at` for the images
+        `index`: [b, h, w, 3] in [-1, 1].
         """
         first, last, plans = self.check(settings, batch_size, start_at, stop_at)
-        wanted = (len(labels), self.stages[first].lowres_size, self.stages[first].lowres_size, 3)
-        if first and (lowres is None or lowres.shape != wanted):
-            given = None if lowres is None else lowres.shape
-            raise ValueError(f"`lowres` (={given}) must be {wanted}, the input of {start_at}")
-        if first:  # a finished picture is all there is to start from
-            settings = [s._replace(hand_over="non_truncated") if i == first else s for i, s in enumerate(settings)]
         if batch_size is None:
             devices = len(jax.devices())
             parts = -(-len(labels) // (8 * devices))  # of equal size, so that little is padded
@@ -268,7 +267,7 @@ class Cascade:
                 for begin in range(0, len(labels), batch_size):
                     part = slice(begin, min(begin + batch_size, len(labels)))
                     index = np.minimum(np.arange(begin, begin + batch_size), len(labels) - 1)  # the last one padded
-                    x = np.asarray(lowres, np.float32)[index] if first else None
+                    x = lowres(index) if first else None
                     images = {}
                     for i in chosen:
                         x = programs[i].result()(*arguments(i, labels[index], counts[index], x))
@@ -283,12 +282,20 @@ class Cascade:
         `changes` are those of `settings`; `lowres` [N, h, w, 3] uint8 is the input of the stage `start_at`. Raises
         ValueError for an unknown class, N = 0, or settings that the stages do not allow.
         """
+        first = self.index(start_at) if start_at else 0
+        if first:
+            low = (len(labels), self.stages[first].lowres_size, self.stages[first].lowres_size, 3)
+            if getattr(lowres, "shape", None) != low or lowres.dtype != np.uint8:
+                given = f"{lowres.dtype} {lowres.shape}" if hasattr(lowres, "shape") else lowres
+                raise ValueError(f"`lowres` (={given}) must be uint8 {low}, the input of {start_at}")
+        elif lowres is not None:
+            raise ValueError("`lowres` must come with `start_at`, the stage whose input it is")
         if len(labels) == 0:
             raise ValueError("`labels` (=[]) must name at least one image")
         check_seed(seed)
         labels = np.array([self.stages[0].label(label) for label in labels])
         parts = self.run(labels, count_labels(labels), seed, self.settings(**changes), batch_size, start_at, stop_at,
-                         None if lowres is None else to_float(np.asarray(lowres)))
+                         lambda index: to_float(lowres[index]))
         return np.concatenate([to_uint8(list(images.values())[-1]) for _, images in parts])
 
     def save(self, folder, dtype=np.float32):
@@ -302,6 +309,7 @@ class Cascade:
 
 
 def check_seed(seed):
+    """ValueError unless the seed is one that keys are made of."""
     if not 0 <= seed < 2**32:
         raise ValueError(f"`seed` (={seed}) must lie in 0..2^32 - 1")
 
@@ -314,9 +322,15 @@ def load_cascade(folder):
         version = about["schema_version"]
         if version != SCHEMA_VERSION:
             raise ValueError(f"`cascade` (={folder}) has schema_version {version}; this cdm reads {SCHEMA_VERSION}")
-        names, sampling = list(about["stages"]), dict(about["sampling"])
+        names = [str(name) for name in about["stages"]]
+        sampling = {str(name): dict(settings) for name, settings in about["sampling"].items()}
+        return Cascade([load_stage(folder / name) for name in names], sampling)
     except FileNotFoundError as e:
         raise ValueError(f"`cascade` (={folder}) must be a cascade folder: cascade.json is missing") from e
-    except (NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as e:
+    except (NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as e:
         raise ValueError(f"`cascade` (={folder}) is damaged: {type(e).__name__}: {e}") from e
-    return Cascade([load_stage(folder / name) for name in names], sampling)
+
+
+def shipped():
+    """The folder of the cascade that comes with the package."""
+    return pathlib.Path(__file__).parent / "weights" / "emoji"

@@ -4,7 +4,6 @@ Exit codes: 0 done; 2 the user's mistake, one line on standard error.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import pathlib
@@ -15,7 +14,8 @@ import cdm
 
 def _start():
     """Settings that JAX reads when it is imported, unless the user made them."""
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path.home() / ".cache" / "cdm" / "xla"))
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "cdm", "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     # XLA's own convolution is faster on the CPU than the kernel it is fused into by default.
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution")
@@ -32,23 +32,15 @@ def _list(kind):
     return parse
 
 
-def shipped():
-    """The folder of the cascade that comes with the package."""
-    import importlib.resources
-
-    return pathlib.Path(str(importlib.resources.files("cdm"))) / "weights" / "emoji"
-
-
 def sample(args):
+    from cdm.cascade import shipped
     from cdm.samples import write_samples
 
-    if args.n < 1:
-        raise ValueError(f"`n` (={args.n}) must be at least 1")
     cascade = cdm.load_cascade(args.cascade or shipped())
-    if cascade.classes and not args.classes:
+    if not args.classes:
         raise ValueError(f"`class` must be named, one or more of: "
                          f"{', '.join(f'{i} {name}' for i, name in enumerate(cascade.classes))}")
-    labels = [cascade.stages[0].label(which) for which in args.classes] if cascade.classes else [0]
+    labels = [cascade.stages[0].label(which) for which in args.classes]
     about = write_samples(
         cascade, args.out, labels, args.n, args.seed, args.batch_size, args.start_at, args.stop_at, args.format,
         steps=args.steps, guidance=args.guidance, aug_level=args.aug_level, sampler=args.sampler,
@@ -57,6 +49,7 @@ def sample(args):
 
 
 def demo(args):
+    from cdm.cascade import shipped
     from cdm.samples import write_samples
 
     cascade = cdm.load_cascade(shipped())
@@ -80,21 +73,28 @@ def export(args):
     print(f"wrote {args.out}")
 
 
-def describe(args):
+def describe_(args):
     from cdm import config
-    from cdm.describe import describe as text
+    from cdm.describe import describe
 
-    print(json.dumps(text(config.load(args.config, args.overrides)), indent=2))
+    print(json.dumps(describe(config.load(args.config, args.overrides)), indent=2))
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is one line."""
+
+    def error(self, message):
+        self.exit(2, f"cdm: {message}\n")
 
 
 def parser():
     """The argument parser of `cdm`."""
-    top = argparse.ArgumentParser(prog="cdm", description=cdm.__doc__.split("\n")[0], allow_abbrev=False)
+    top = Parser(prog="cdm", description=cdm.__doc__.split("\n")[0], allow_abbrev=False)
     top.add_argument("--version", action="version", version=cdm.__version__)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(run, help):
-        p = verbs.add_parser(run.__name__, help=help, description=help, allow_abbrev=False)
+        p = verbs.add_parser(run.__name__.rstrip("_"), help=help, description=help, allow_abbrev=False)
         p.set_defaults(run=run)
         return p
 
@@ -111,27 +111,29 @@ def parser():
     p.add_argument("--steps", type=_list(int), help="network evaluations" + stages)
     p.add_argument("--guidance", type=_list(float), metavar="W", help="class guidance weight w, 0 is off" + stages)
     p.add_argument("--aug-level", type=_list(float), metavar="A",
-                   help="noise put on each super-resolution stage's input, in [0, 1]" + stages)
+                   help="noise put on each super-resolution stage's input, in [0, 1]; "
+                        "one value, or one per such stage")
     p.add_argument("--sampler", type=_list(str), help="ancestral, ddim or dpmpp_2m" + stages)
     p.add_argument("--hand-over", type=_list(str), help="non_truncated or truncated, per super-resolution stage")
     p.add_argument("--batch-size", type=int, metavar="B", help="images at a time")
     p.add_argument("--start-at", metavar="STAGE", help="go on from what --stop-at, or a whole run, left in --out")
     p.add_argument("--stop-at", metavar="STAGE", help="the last stage to run")
-    p.add_argument("--format", default="png", choices=["png", "zip", "npz"], help="default: png")
+    p.add_argument("--format", default="png", help="png, zip or npz (default: png)")
 
     config_help = "config file; any value of it is overridden by --config.KEY=VALUE"
     p = verb(train, "train one stage; run again to resume")
     p.add_argument("--config", required=True, metavar="FILE", help=config_help)
     p.add_argument("--workdir", required=True, metavar="RUN", help="run folder, new or to resume")
 
-    p = verb(describe, "print the size, cost and shapes of a config's stage as JSON")
+    p = verb(describe_, "print the size, cost and shapes of a config's stage as JSON")
     p.add_argument("--config", required=True, metavar="FILE", help=config_help)
 
     p = verb(export, "write a run's averaged weights as a stage folder; several, lowest first, as a cascade folder")
     p.add_argument("runs", nargs="+", metavar="RUN", help="run folders (or, for a cascade, stage folders)")
     p.add_argument("--out", required=True, metavar="FOLDER", help="folder to write; must not exist yet")
     p.add_argument("--at", type=int, metavar="IMAGES", help="the checkpoint after so many images (default: the newest)")
-    p.add_argument("--dtype", default="float32", choices=["float32", "float16"], help="of the stored weights")
+    p.add_argument("--dtype", default="float32", choices=["float32", "float16"],
+                   help="of the stored weights; they compute in float32 or bfloat16 all the same")
     return top
 
 
@@ -149,8 +151,7 @@ def main(argv=None):
         print(f"cdm: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        with contextlib.suppress(OSError):
-            print("cdm: stopped; the same command goes on from here", file=sys.stderr)
+        print("cdm: stopped", file=sys.stderr)
         return 130
     return 0
 

@@ -7,6 +7,7 @@ Configs are locked: a name that is not here is an error. Counts of progress (`tr
 
 import numbers
 import os
+import re
 import runpy
 
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -95,15 +96,30 @@ def load(path, overrides=()):
         raise ValueError(f"`config` (={path}): {' '.join(text.split())}") from e
     if rest[1:]:
         raise ValueError(f"unknown argument {rest[1]!r}")
-    validate(config)
+    try:
+        validate(config)
+    except (AttributeError, KeyError) as e:
+        raise ValueError(f"`config` (={path}) must start from base_stage or sr_stage: {type(e).__name__}") from e
     return config
 
 
 def from_dict(tree):
-    """A frozen, validated config from the JSON of a run or a stage folder."""
-    config = FrozenConfigDict(_tuples(tree))
+    """A frozen, validated config from the JSON of a run or a stage folder; what it does not say, an option younger than
+    the folder, has its default."""
+    make = sr_stage if "augment" in tree else base_stage
+    sizes = [tree["lowres_size"], tree["size"]] if "augment" in tree else [tree["size"]]
+    config = FrozenConfigDict(_merge(make(tree["name"], *sizes).to_dict(), _tuples(tree)))
     validate(config)
     return config
+
+
+def _merge(defaults, tree, prefix=""):
+    for name, value in tree.items():
+        if name not in defaults:
+            raise ValueError(f"`config.{prefix}{name}` (={value}) must be an option of a stage; there is none such")
+        nested = isinstance(defaults[name], dict) and name != "schedule"  # whose parameters go with its kind
+        defaults[name] = _merge(defaults[name], value, f"{prefix}{name}.") if nested else value
+    return defaults
 
 
 def _tuples(tree):
@@ -130,6 +146,8 @@ def validate(config):
     _count(config, "size", "model.channels", "model.blocks", "model.heads", "train.images", "train.batch_size",
            "checkpoint.every", "checkpoint.keep", "log.every", "log.grid", "sample.steps")
     _count(config, "data.crop", "train.seed", "train.warmup", "train.ema_half_life", least=0)
+    _need(isinstance(config.name, str) and re.fullmatch(r"[A-Za-z0-9_-]+", config.name), "name", config.name,
+          "be letters, digits, _ and -")
     model, data, train, sample = config.model, config.data, config.train, config.sample
     _need(train.images >= train.batch_size, "train.images", train.images, f"be at least a batch (={train.batch_size})")
     _need(train.seed < 2**32, "train.seed", train.seed, "be below 2^32")
@@ -141,7 +159,7 @@ def validate(config):
     levels = [config.size // 2**i for i in range(len(model.multipliers))]
     for side in model.attention:
         _need(side in levels, "model.attention", model.attention, f"name resolutions of the network: {levels}")
-    for side in model.attention:
+    for side in (*model.attention, *levels[-1:] * bool(model.attention)):  # and in the middle block
         width = model.channels * model.multipliers[levels.index(side)]
         _need(width % model.heads == 0, "model.heads", model.heads, f"divide the {width} channels at {side} px")
     _need(model.embedding in ("adaptive", "additive"), "model.embedding", model.embedding, "be adaptive or additive")

@@ -1,11 +1,12 @@
 """A folder of samples: what `cdm sample` writes, and resumes.
 
     OUT/<class>_<count>.png     the images            OUT/samples.json    how each was made, enough to make it again
-    OUT/grid.png                the first of each     OUT/<stage>/        what the stages below handed on
+    OUT/grid.png                a row a class         OUT/<stage>/        what the stages below handed on
 
 With format zip or npz the images end as OUT/samples.zip or OUT/samples.npz (arr_0 [N, H, W, 3] uint8 and arr_1 [N]
-labels, as in ADM's sample batches), and nothing else. Images are written one by one and renamed when whole: a run that
-was stopped goes on where it was, and more classes or a larger n add to the folder.
+labels as in ADM's sample batches, and their file names), and nothing else. samples.json is written first, with the
+settings, and again at the end; images are written one by one and renamed when whole. So a run that was stopped goes
+on where it was, and more classes or a larger n add to the folder.
 """
 
 import json
@@ -13,12 +14,13 @@ import pathlib
 import shutil
 import zipfile
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
 import cdm
 from cdm.cascade import check_seed
-from cdm.images.files import read_image, replace, write_grid, write_image, write_json
+from cdm.images.files import hold, read_image, replace, write_grid, write_image, write_json
 from cdm.images.resize import to_float
 from cdm.stage import slug
 
@@ -26,143 +28,169 @@ FORMATS = ("png", "zip", "npz")
 GRID = (16, 8)  # rows (classes) and columns at the most
 
 
-def _file(cascade, label, count):
-    return f"{slug(cascade.classes[label]) if cascade.classes else 'image'}_{count:05d}.png"
-
-
-def _claim(out, about, start_at, below):
-    """Read what the folder holds already; refuse it if it was made otherwise. Returns its list of images."""
-    path = out / "samples.json"
-    if not path.exists():
-        return []
-    try:
-        old = json.loads(path.read_text())
-        if start_at and old["stop_at"] == below:  # go on from a run that stopped there
-            for image in old["images"]:
-                if (out / image["file"]).exists():
-                    (out / below).mkdir(exist_ok=True)
-                    (out / image["file"]).replace(out / below / image["file"])
-            old["stop_at"] = about["stop_at"]
-        differ = [name for name in ("seed", "stop_at", "format") if old[name] != about[name]]
-        differ += [f"{stage}.{name}" for stage, settings in about["stages"].items() if stage in old["stages"]
-                   for name, value in settings.items() if old["stages"][stage].get(name) != value]
-        if differ:
-            raise ValueError(f"`out` (={out}) holds samples made otherwise; these differ: {', '.join(differ)}")
-        about["stages"] = {**old["stages"], **about["stages"]}
-        about["restarted_from_8_bit"] |= old["restarted_from_8_bit"]
-        return old["images"]
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
-        raise ValueError(f"`out` (={out}) has a damaged samples.json: {type(e).__name__}: {e}") from e
-
-
 def write_samples(cascade, out, labels, n, seed=0, batch_size=None, start_at=None, stop_at=None, format="png",
                   **changes):
     """Sample n images of each of `labels` (indices) into the folder `out`; returns the contents of samples.json.
 
-    `changes` are those of Cascade.settings. Raises ValueError for bad arguments before anything is written.
+    `changes` are those of Cascade.settings. Raises ValueError for bad arguments, or a folder that holds samples made
+    otherwise, before anything is written.
     """
     out = pathlib.Path(out)
     if n < 1:
         raise ValueError(f"`n` (={n}) must be at least 1")
     if format not in FORMATS:
         raise ValueError(f"`format` (={format}) must be one of {', '.join(FORMATS)}")
+    if start_at and format != "png":
+        raise ValueError(f"`format` (={format}) must be png with `start_at` (={start_at})")
     check_seed(seed)
     settings = cascade.settings(**changes)
     first, last, _ = cascade.check(settings, batch_size, start_at, stop_at)
-    below = cascade.stages[first - 1].name if first else None
-    if first and format != "png":
-        raise ValueError(f"`format` (={format}) must be png with --start-at")
     labels = list(dict.fromkeys(labels))
-    wanted = [{"file": _file(cascade, label, count), "label": label, "count": count,
-               "class": cascade.classes[label] if cascade.classes else None}
-              for count in range(n) for label in labels]
+    wanted = [{"file": f"{slug(cascade.classes[label])}_{count:05d}.png", "class": cascade.classes[label],
+               "label": label, "count": count, "start_at": start_at} for count in range(n) for label in labels]
     about = {
-        "cdm": cdm.__version__, "seed": seed, "start_at": start_at, "stop_at": cascade.stages[last].name,
-        "format": format, "restarted_from_8_bit": bool(first),
-        "stages": {stage.name: {"sha256": stage.sha256, **settings[first + i]._asdict()}
-                   for i, stage in enumerate(cascade.stages[first : last + 1])},
+        "cdm": cdm.__version__, "jax": jax.__version__, "backend": jax.default_backend(), "seed": seed,
+        "stop_at": cascade.stages[last].name, "format": format,
+        "stages": {stage.name: {"sha256": stage.sha256, "dtype": stage.dtype, **settings[i]._asdict()}
+                   for i, stage in enumerate(cascade.stages) if first <= i <= last},
     }
-    run = dict(seed=seed, settings=settings, batch_size=batch_size, start_at=start_at, stop_at=stop_at)
-    had = _claim(out, about, start_at, below)
-    known = {image["file"] for image in wanted}
-    about["images"] = [image for image in had if image["file"] not in known] + wanted
-
-    folder = out if format == "png" else out / "images.partial"
-    archive = out / f"samples.{format}"
-    todo = [image for image in wanted if not (folder / image["file"]).exists()]
-    if format != "png" and archive.exists() and {i["file"] for i in had} >= known:
-        todo = []
-    lowres = None
-    if first and todo:
-        missing = [image["file"] for image in todo if not (out / below / image["file"]).exists()]
-        if missing:
-            raise ValueError(f"`start_at` (={start_at}) must find {below}'s images in {out / below}: "
-                             f"{missing[0]} is missing")
-        lowres = to_float(np.stack([read_image(out / below / image["file"]) for image in todo]))
     try:
+        made = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise ValueError(f"`out` (={out}) must be a folder that can be written: {e.strerror}") from e
-    write_json(out / "samples.json", about)
-    if todo:
-        indices = [np.array([image[name] for image in todo]) for name in ("label", "count")]
-        with tqdm(total=len(todo), unit="img", dynamic_ncols=True, desc="compiling, then sampling") as bar:
-            for part, images in cascade.run(*indices, lowres=lowres, **run):
-                for name, batch in images.items():
-                    if name != cascade.stages[last].name and format != "png":
-                        continue
-                    place = folder if name == cascade.stages[last].name else out / name
-                    for image, pixels in zip(todo[part], batch):
-                        write_image(place / image["file"], pixels)
-                bar.update(part.stop - part.start)
-    if format != "png" and todo:
-        _pack(about["images"], folder, archive, format)
-    if format == "png":
-        _grid(out, about["images"], labels)
+    try:
+        with hold(out, "out"):
+            _write(cascade, out, about, wanted, settings, batch_size, cascade.stages[first - 1].name if first else None)
+    except ValueError:
+        if made and not any(out.iterdir()):
+            out.rmdir()
+        raise
     return about
 
 
-def _grid(out, images, labels):
+def _write(cascade, out, about, wanted, settings, batch_size, below):
+    """Do what `write_samples` says in a folder that is held; `below` is the stage whose images are gone on from."""
+    png, start_at, stop_at = about["format"] == "png", wanted[0]["start_at"], about["stop_at"]
+    had, below_in_out = _agree(out, about, wanted, below)
+    folder, archive = out if png else out / "images.partial", out / f"samples.{about['format']}"
+    packed = set() if png else set(_names(archive))
+    todo = [image for image in wanted
+            if below_in_out or not (image["file"] in packed or (folder / image["file"]).exists())]
+    place = out if below_in_out else out / below if below else None
+    missing = [image["file"] for image in todo if below and not (place / image["file"]).exists()]
+    if missing:
+        raise ValueError(f"`start_at` (={start_at}) must find {below}'s images in {place}: {missing[0]} is missing")
+    if below_in_out:  # a run that stopped there left them as its own
+        (out / below).mkdir(exist_ok=True)
+        for image in had:
+            if (out / image["file"]).exists():
+                (out / image["file"]).replace(out / below / image["file"])
+        had = []
+    known = {image["file"]: image for image in had}
+    about["images"] = [image for image in had if image["file"] not in {i["file"] for i in wanted}]
+    about["images"] += [known.get(i["file"], i) if i not in todo else i for i in wanted]
+    write_json(out / "samples.json", {**about, "complete": False})
+
+    if todo:
+        # A state handed on truncated is noisy and no picture.
+        shown = {stop_at} | {stage.name for stage, above in zip(cascade.stages, settings[1:])
+                             if png and above.hand_over != "truncated"}
+        indices = [np.array([image[name] for image in todo]) for name in ("label", "count")]
+        with tqdm(total=len(todo), unit="img", dynamic_ncols=True, desc="compiling, then sampling") as bar:
+            for part, images in cascade.run(
+                    *indices, about["seed"], settings, batch_size, start_at, stop_at,
+                    lambda index: to_float(np.stack([read_image(out / below / todo[i]["file"]) for i in index]))):
+                for name in shown & images.keys():
+                    for image, pixels in zip(todo[part], images[name]):
+                        write_image((folder if name == stop_at else out / name) / image["file"], pixels)
+                bar.update(part.stop - part.start)
+    if png:
+        _grid(out, wanted)
+    elif folder.exists():
+        _pack(about["images"], folder, archive)
+    about["complete"] = True
+    write_json(out / "samples.json", about)
+    if not png:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _agree(out, about, wanted, below):
+    """(images the folder holds, whether they are those of the stage `below`); ValueError if they were made otherwise.
+
+    `about` takes over the stages that made what the folder holds.
+    """
+    path = out / "samples.json"
+    if not path.exists():
+        strange = [image["file"] for image in wanted if (out / image["file"]).exists()]
+        if strange:
+            raise ValueError(f"`out` (={out}) holds {strange[0]} but no samples.json to tell how it was made")
+        return [], False
+    try:
+        old = json.loads(path.read_text())
+        go_on = below is not None and old["stop_at"] == below
+        names = ("seed", "format") if go_on else ("seed", "format", "stop_at")
+        differ = [name for name in names if old[name] != about[name]]
+        differ += [f"{stage}.{name}" for stage, settings in about["stages"].items() if stage in old["stages"]
+                   for name, value in settings.items() if old["stages"][stage].get(name) != value]
+        if differ:
+            raise ValueError(f"`out` (={out}) holds samples made otherwise; these differ: {', '.join(differ)}")
+        about["stages"] = {**old["stages"], **about["stages"]}
+        return old["images"], go_on
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
+        raise ValueError(f"`out` (={out}) has a damaged samples.json: {type(e).__name__}: {e}") from e
+
+
+def _grid(out, wanted):
     """grid.png: a row a class, its first counts in columns."""
-    rows = [[i["file"] for i in images if i["label"] == label][: GRID[1]] for label in labels[: GRID[0]]]
-    columns = min(len(row) for row in rows)
-    write_grid(out / "grid.png", np.stack([[to_float(read_image(out / f)) for f in row[:columns]] for row in rows]))
+    rows = {}
+    for image in wanted:
+        rows.setdefault(image["label"], []).append(image["file"])
+    files = [row[: GRID[1]] for row in list(rows.values())[: GRID[0]]]
+    write_grid(out / "grid.png", np.stack([[to_float(read_image(out / file)) for file in row] for row in files]))
 
 
-def _pack(images, folder, archive, format):
-    """Gather the images of `folder` in one archive, then remove the folder. An older archive of fewer gives its own."""
-    if archive.exists():
-        _unpack(archive, images, folder, format)
-    if format == "zip":
+def _names(archive):
+    """The files that an archive of samples holds, in order."""
+    if not archive.exists():
+        return []
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as z:
+            return z.namelist()
+    with np.load(archive) as arrays:
+        return list(arrays["files"])
+
+
+def _pack(images, folder, archive):
+    """Gather what the archive holds already and the images of `folder` in a new archive, in the order of `images`.
+
+    Arrays lie on disk while they are gathered, as a sample set may be larger than memory.
+    """
+    old = {name: i for i, name in enumerate(_names(archive))}
+    files = [image["file"] for image in images]
+    if archive.suffix == ".zip":
         def write(path):
             with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as z:
-                for image in images:
-                    z.write(folder / image["file"], image["file"])
+                for file in files:
+                    if (folder / file).exists():
+                        z.write(folder / file, file)
+                    else:
+                        with zipfile.ZipFile(archive) as before:
+                            z.writestr(file, before.read(file))
     else:
         def write(path):
-            shape = read_image(folder / images[0]["file"]).shape
-            raw = folder / "arr_0.npy"  # on disk, as a sample set may be larger than memory
-            array = np.lib.format.open_memmap(raw, "w+", np.uint8, (len(images), *shape))
-            for row, image in zip(array, images):
-                row[:] = read_image(folder / image["file"])
+            before = None
+            if old:
+                with zipfile.ZipFile(archive) as z:
+                    before = np.load(z.extract("arr_0.npy", folder / "before"), mmap_mode="r")
+            shape = before.shape[1:] if old else read_image(folder / files[0]).shape
+            array = np.lib.format.open_memmap(folder / "arr_0.npy", "w+", np.uint8, (len(files), *shape))
+            for row, file in zip(array, files):
+                row[:] = read_image(folder / file) if (folder / file).exists() else before[old[file]]
             array.flush()
             np.save(folder / "arr_1.npy", np.array([image["label"] for image in images]))
+            np.save(folder / "files.npy", np.array(files))
             with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as z:
-                z.write(raw, "arr_0.npy")
-                z.write(folder / "arr_1.npy", "arr_1.npy")
+                for name in ("arr_0.npy", "arr_1.npy", "files.npy"):
+                    z.write(folder / name, name)
     replace(archive, write)
-    shutil.rmtree(folder)
-
-
-def _unpack(archive, images, folder, format):
-    """Put the images of an archive back into the folder, for those that are not there."""
-    if format == "zip":
-        with zipfile.ZipFile(archive) as z:
-            for image in images:
-                if not (folder / image["file"]).exists() and image["file"] in z.namelist():
-                    replace(folder / image["file"], lambda p: p.write_bytes(z.read(image["file"])))
-        return
-    with np.load(archive) as old:
-        for image, pixels in zip(images, old["arr_0"]):
-            if not (folder / image["file"]).exists():
-                write_image(folder / image["file"], to_float(pixels))

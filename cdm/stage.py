@@ -46,12 +46,15 @@ class Stage:
     def __init__(self, config, classes, params=None, facts=None):
         configs.validate(config)
         self.config, self.classes, self.params, self.facts = config, tuple(classes), params, facts or {}
+        if len({slug(name) for name in self.classes} - {""}) < len(self.classes):  # they are told apart by it
+            raise ValueError(f"`classes` (={', '.join(self.classes)}) must differ in letters and digits")
         self.sha256 = None  # of the parameters' file, once saved or loaded
+        self.dtype = _dtype(config.dtype)  # of the computations
         self.name, self.size = config.name, config.size
         self.lowres_size = config.lowres_size if "augment" in config else None
         self.schedule = schedules.make(**config.diffusion.schedule)
         self.augment_schedule = schedules.make(**config.augment.schedule) if self.lowres_size else None
-        self.network = nn.build(config.model, self.size, self.lowres_size, len(self.classes), _dtype(config.dtype))
+        self.network = nn.build(config.model, self.size, self.lowres_size, len(self.classes), self.dtype)
 
     @property
     def null_label(self):
@@ -76,23 +79,22 @@ class Stage:
 
         t = (index * np.uint32(2654435769)).astype(jnp.float32) * 2.0**-32  # 2^32 / golden ratio
         logsnr = self.schedule.logsnr(t)
-        x0, lowres, aug_logsnr = self.pair(image, crop_keys)
+        (x0, lowres), aug_logsnr = self.pair(image, crop_keys), None
         if self.lowres_size:
             a = config.augment
             lowres = augment.blur(lowres, blur_keys, a.blur_probability, a.blur_sigma)
-            level = jax.vmap(lambda key: jax.random.uniform(key, maxval=max(a.max_level, 1e-9)))(level_keys)
-            level = jnp.where(a.max_level > 0, level, 0.0)
+            level = a.max_level * jax.vmap(jax.random.uniform)(level_keys)
             lowres, aug_logsnr = augment.noise(lowres, level, self.augment_schedule, noise_keys)
         dropped = jax.vmap(jax.random.uniform)(drop_keys) < config.train.class_dropout
         label = jnp.where(dropped, self.null_label, label)
         eps = augment.normal(eps_keys, x0.shape[1:])
         x_t = process.q_sample(x0, logsnr, eps)
         # One dropout mask a batch: the network draws for all its examples at once.
-        dropout = jax.random.fold_in(root, index[0]) if config.model.dropout else None
+        dropout = jax.random.fold_in(jax.random.fold_in(root, index[0]), 6) if config.model.dropout else None
         output = self.output(params, x_t, logsnr, label, lowres, aug_logsnr, dropout)
         loss = process.mse(config.diffusion.target, output, x0, eps, logsnr)
-        bins = jax.nn.one_hot(jnp.minimum((t * BINS).astype(jnp.int32), BINS - 1), BINS)
-        return jnp.mean(loss), (loss @ bins, bins.sum(0))
+        bins = jnp.minimum((t * BINS).astype(jnp.int32), BINS - 1)
+        return jnp.mean(loss), (jnp.zeros(BINS).at[bins].add(loss), jnp.zeros(BINS).at[bins].add(1.0))
 
     def output(self, params, x_t, logsnr, labels, lowres=None, aug_logsnr=None, dropout_key=None):
         """The network's answer in the space of the target, [B, H, W, 3].
@@ -110,8 +112,8 @@ class Stage:
         return output
 
     def pair(self, image, crop_keys=None):
-        """(x0, lowres or None, None) in [-1, 1] from uint8 images: the low-res image is made of the whole high-res one
-        and both are cropped alike, so that no window has borders that a whole picture has not."""
+        """(x0, lowres or None) in [-1, 1] from uint8 images: the low-res image is made of the whole high-res one and
+        both are cropped alike, so that the resize sees no border that a whole picture has not."""
         x0 = to_float(image)
         lowres = resize(x0, self.lowres_size) if self.lowres_size else None
         crop = self.config.data.crop
@@ -125,7 +127,7 @@ class Stage:
             x0 = jax.vmap(lambda i, k: cut(i, k, crop, scale))(x0, crop_keys)
             if lowres is not None:
                 lowres = jax.vmap(lambda i, k: cut(i, k, crop // scale, 1))(lowres, crop_keys)
-        return x0, lowres, None
+        return x0, lowres
 
     def denoiser(self, params, labels, lowres=None, aug_logsnr=None, guidance=None):
         """denoise(x_t, logsnr) -> Prediction, x0 clipped to [-1, 1].
@@ -158,10 +160,11 @@ class Stage:
         return samplers.plan(sampler or sample.sampler, knots)
 
     def label(self, which):
-        """The label of a class by index or by name; case and punctuation do not matter ("food-drink")."""
+        """The label of a class by index or by name; case and punctuation do not matter ("food-drink"), and a text that
+        is both is the name."""
         names = [slug(name) for name in self.classes]
         text = str(which).strip()
-        if slug(text) in names:
+        if isinstance(which, str) and slug(text) in names:
             return names.index(slug(text))
         if text.isdecimal() and int(text) < len(names):
             return int(text)

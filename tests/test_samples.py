@@ -1,12 +1,13 @@
 """Laws of the folder that `cdm sample` writes: complete, resumable, repeatable, in every format."""
 
 import json
+import shutil
 import zipfile
 
 import numpy as np
 import pytest
 
-from cdm.images.files import read_image
+from cdm.images.files import hold, read_image, write_json
 from cdm.samples import write_samples
 
 
@@ -16,6 +17,16 @@ def pictures(folder):
 
 def same(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def unpacked(folder, format):
+    """The images of an archive by file name."""
+    if format == "zip":
+        with zipfile.ZipFile(folder / "samples.zip") as z:
+            z.extractall(folder / "unpacked")
+        return pictures(folder / "unpacked")
+    with np.load(folder / "samples.npz") as arrays:
+        return dict(zip(arrays["files"], arrays["arr_0"]))
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +74,32 @@ def test_other_classes_add_to_the_folder(cascade, tmp_path):
     assert {image["class"] for image in about["images"]} == {"animals", "food"}
 
 
+def test_pictures_that_nothing_accounts_for_are_not_taken_for_samples(whole, cascade, tmp_path):
+    shutil.copytree(whole, tmp_path / "out")
+    (tmp_path / "out" / "samples.json").unlink()
+    with pytest.raises(ValueError, match="animals_00000.png but no samples.json"):
+        write_samples(cascade, tmp_path / "out", [0, 2], 2, seed=5)
+
+
+def test_a_refused_command_leaves_the_folder_as_it_was(whole, cascade, tmp_path):
+    write_samples(cascade, tmp_path, [0], 1, seed=5, stop_at="base_8", batch_size=2)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    for change in (dict(seed=6), dict(n=2), dict(hand_over="truncated")):
+        with pytest.raises(ValueError):
+            write_samples(cascade, tmp_path, [0], **{"n": 1, "seed": 5, "start_at": "sr_16", **change})
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_two_processes_do_not_write_one_folder(cascade, tmp_path):
+    with hold(tmp_path, "out"), pytest.raises(ValueError, match="`out` .*one process at a time"):
+        write_samples(cascade, tmp_path, [0], 1)
+
+
+def test_states_handed_on_noisy_are_not_shown_as_pictures(cascade, tmp_path):
+    write_samples(cascade, tmp_path, [0], 1, hand_over=["truncated", "non_truncated"], aug_level=0.2, batch_size=2)
+    assert not (tmp_path / "base_8").exists() and (tmp_path / "sr_16" / "animals_00000.png").exists()
+
+
 @pytest.mark.parametrize("change", [dict(seed=6), dict(steps=3), dict(stop_at="sr_16"), dict(format="zip")])
 def test_a_folder_of_other_settings_is_refused_by_the_name_of_what_differs(change, whole, cascade):
     name = next(iter(change))
@@ -73,7 +110,8 @@ def test_a_folder_of_other_settings_is_refused_by_the_name_of_what_differs(chang
 def test_a_later_start_goes_on_from_an_earlier_stop_and_says_so(whole, cascade, tmp_path):
     write_samples(cascade, tmp_path, [0, 2], 2, seed=5, batch_size=2, stop_at="base_8")
     about = write_samples(cascade, tmp_path, [0, 2], 2, seed=5, batch_size=2, start_at="sr_16")
-    assert about["restarted_from_8_bit"] and not json.loads((whole / "samples.json").read_text())["restarted_from_8_bit"]
+    assert all(image["start_at"] == "sr_16" for image in about["images"])
+    assert all(image["start_at"] is None for image in json.loads((whole / "samples.json").read_text())["images"])
     assert set(about["stages"]) == {"base_8", "sr_16", "sr_32"}
     straight, resumed = pictures(whole), pictures(tmp_path)
     for name in straight:  # the same noise on an input rounded to 8 bits
@@ -91,16 +129,25 @@ def test_an_archive_holds_the_same_images_and_grows(format, whole, cascade, tmp_
     for n in (1, 2):
         write_samples(cascade, tmp_path, [0, 2], n, seed=5, batch_size=2, format=format)
     assert {p.name for p in tmp_path.iterdir()} == {"samples.json", f"samples.{format}"}
-    names = [image["file"] for image in json.loads((tmp_path / "samples.json").read_text())["images"]]
-    if format == "zip":
-        with zipfile.ZipFile(tmp_path / "samples.zip") as z:
-            z.extractall(tmp_path / "images")
-        found = pictures(tmp_path / "images")
-    else:
-        with np.load(tmp_path / "samples.npz") as z:
-            found = dict(zip(names, z["arr_0"]))
-            assert list(z["arr_1"]) == [0, 2, 0, 2]
-    assert same(found, pictures(whole))
+    assert same(unpacked(tmp_path, format), pictures(whole))
+    if format == "npz":
+        with np.load(tmp_path / "samples.npz") as arrays:
+            assert list(arrays["arr_1"]) == [0, 2, 0, 2]
+
+
+@pytest.mark.parametrize("format", ["zip", "npz"])
+def test_a_killed_archive_is_finished_by_the_same_command(format, whole, cascade, tmp_path):
+    write_samples(cascade, tmp_path, [0], 1, seed=5, batch_size=2, format=format)
+    # As a process leaves it that is killed while it adds to the folder: listed, some images there, not packed.
+    about = json.loads((tmp_path / "samples.json").read_text())
+    more = [{"file": f"{name}.png", "class": name[:-6], "label": label, "count": int(name[-1]), "start_at": None}
+            for name, label in (("symbols_00000", 2), ("animals_00001", 0), ("symbols_00001", 2))]
+    write_json(tmp_path / "samples.json", {**about, "images": about["images"] + more, "complete": False})
+    (tmp_path / "images.partial").mkdir()
+    shutil.copy(whole / "symbols_00000.png", tmp_path / "images.partial")
+    write_samples(cascade, tmp_path, [0, 2], 2, seed=5, batch_size=2, format=format)
+    assert same(unpacked(tmp_path, format), pictures(whole))
+    assert not (tmp_path / "images.partial").exists()
 
 
 @pytest.mark.parametrize("bad", [dict(n=0), dict(seed=-1), dict(format="gif"), dict(steps=0), dict(aug_level=0.9),

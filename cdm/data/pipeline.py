@@ -16,12 +16,13 @@ from cdm.data.sources import read_square
 
 
 def _draws(seed, n, count):
-    """`count` uniform draws in [0, 1) that belong to example n alone."""
-    return np.random.Generator(np.random.Philox(key=seed, counter=[n, 0, 0, 0])).random(count)
+    """`count` uniform draws in [0, 1) that belong to example n alone; the counter's last word keeps them apart from
+    the permutations'."""
+    return np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, n, 0, 1])).random(count)
 
 
 class Order:
-    """The endless sequence of examples: order[n] is {"image": [size, size, 3] uint8, "label", "index"}.
+    """The first `length` of the sequence of examples: order[n] is {"image": [size, size, 3] uint8, "label", "index"}.
 
     Random access over a source, so Grain reads it with as many threads as it likes.
     """

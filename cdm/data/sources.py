@@ -8,12 +8,11 @@ import functools
 import importlib.resources
 import io
 import json
-import os
 import pathlib
 import zipfile
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cdm.images.resize import resize
 
@@ -22,8 +21,11 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def decode(data):
-    """Bytes of an image file as [H, W, 3] uint8 RGB, composited on white."""
+    """Bytes of an image file as [H, W, 3] uint8 RGB: turned as its EXIF says, composited on white."""
     with Image.open(io.BytesIO(data)) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16 bits, which Pillow would clip, not scale
+            return np.repeat((np.asarray(image)[..., None] / 257).round().clip(0, 255).astype(np.uint8), 3, axis=2)
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -31,8 +33,8 @@ def decode(data):
 
 
 class FluentEmoji:
-    """The embedded set (Fluent Emoji 3D, Microsoft, MIT; built by experiments/fluent_emoji): 256x256, labelled by
-    Unicode group; `splits` are train, heldout (every tenth emoji with all its skin tones) and all."""
+    """The embedded set (Fluent Emoji 3D, Microsoft, MIT; built by experiments/fluent_emoji): 256x256, four of them
+    256x264, labelled by Unicode group; `splits` are train, heldout (every tenth emoji, all its skin tones) and all."""
 
     splits = ("train", "heldout", "all")
 
@@ -62,7 +64,7 @@ class Folder:
         if not path.is_dir():
             raise ValueError(f"`data.source` (={path}) must be {EMBEDDED!r} or a folder of class folders")
         self._path = path
-        self.classes = tuple(sorted(p.name for p in path.iterdir() if p.is_dir()))
+        self.classes = tuple(sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")))
         self.names, labels = [], []
         for label, name in enumerate(self.classes):
             found = sorted(p.relative_to(path).as_posix() for p in (path / name).rglob("*")
@@ -103,5 +105,6 @@ def read_square(source, i, size):
     """Record i of a source at [size, size, 3] uint8; an unreadable file is a ValueError that names it."""
     try:
         return square(source.read(i), size)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, zipfile.BadZipFile) as e:
-        raise ValueError(f"`data.source`: {source.names[i]} can not be read: {os.path.basename(str(e))}") from e
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, zipfile.BadZipFile,
+            Image.DecompressionBombError) as e:
+        raise ValueError(f"`data.source`: {source.names[i]} can not be read ({type(e).__name__})") from e

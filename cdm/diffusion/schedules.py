@@ -17,6 +17,7 @@ Both take NumPy values (and then answer in float64) or JAX values (float32, trac
 import dataclasses
 import functools
 import math
+import numbers
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +86,10 @@ class Discrete:
         # interp wants rising abscissae; the table falls.
         return (xp.interp(-logsnr, -table, np.arange(len(table), dtype=np.float64)) + 1) / len(table)
 
+    def __post_init__(self):
+        if not (isinstance(self.timesteps, numbers.Integral) and self.timesteps >= 2):
+            raise ValueError(f"`timesteps` (={self.timesteps}) must be an integer of at least 2")
+
     @functools.cached_property
     def table(self):
         """logSNR of entry k, [T] float64, falling."""
@@ -109,6 +114,7 @@ class LinearBeta(Discrete):
     beta_end: float = 0.02
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ValueError(f"`beta_start` (={self.beta_start}) and `beta_end` (={self.beta_end}) must satisfy "
                              "0 < beta_start <= beta_end < 1")

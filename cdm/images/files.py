@@ -1,10 +1,12 @@
-"""Picture and JSON files: whole or not at all (written beside, then renamed)."""
+"""Picture and JSON files and folders: whole or not at all (written beside, then renamed), by one process at a time."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
 import shutil
+import uuid
 
 import numpy as np
 from PIL import Image
@@ -12,10 +14,16 @@ from PIL import Image
 from cdm.images.resize import to_uint8
 
 
+def _beside(path):
+    """A name of its own for what will be `path`."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+
+
 def replace(path, write):
+    """Have `write(partial path)` make a file and give it the name `path`; nothing is left if it fails."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _beside(path)
     try:
         write(partial)
         os.replace(partial, path)
@@ -29,13 +37,31 @@ def new_folder(folder):
     folder = pathlib.Path(folder)
     if folder.exists():
         raise ValueError(f"`out` (={folder}) must not exist yet")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial = _beside(folder)
+    partial.mkdir(parents=True)
     try:
-        partial.mkdir(parents=True)
         yield partial
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def hold(folder, argument):
+    """Hold an existing folder against other processes; the system lets go of it when this one dies."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as e:
+        raise ValueError(f"`{argument}` (={folder}) must be a folder that can be read: {e.strerror}") from e
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise ValueError(f"`{argument}` (={folder}) must be written by one process at a time; "
+                             "another one does") from e
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_image(path, image):
@@ -56,4 +82,5 @@ def read_image(path):
 
 
 def write_json(path, value):
+    """JSON, indented."""
     replace(path, lambda p: p.write_text(json.dumps(value, indent=2) + "\n"))

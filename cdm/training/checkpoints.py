@@ -7,15 +7,16 @@ import orbax.checkpoint as ocp
 
 
 class Checkpoints:
-    """The checkpoints under a run folder, the newest `keep` of them kept."""
+    """The checkpoints under a run folder: to read, or with `keep` to write too and to keep the newest so many.
 
-    def __init__(self, run, keep):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    A context manager: on leaving, the save under way is waited for.
+    """
+
+    def __init__(self, run, keep=None):
+        # What a killed process left half-written is removed by whoever writes next.
+        options = (ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True) if keep else
+                   ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False))
         self._manager = ocp.CheckpointManager(pathlib.Path(run).absolute() / "checkpoints", options=options)
-
-    def latest(self):
-        """Images seen by the newest checkpoint, or None."""
-        return self._manager.latest_step()
 
     def all(self):
         """Images seen by each checkpoint, rising."""
@@ -26,13 +27,12 @@ class Checkpoints:
         self._manager.save(images, args=ocp.args.StandardSave(state._asdict()))
 
     def restore(self, images, like):
-        """The state saved at `images`, shaped and placed as `like`, the fresh state of the same config or its shapes
-        alone; those go to the first device, wherever they were saved."""
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here),
-                              like._asdict())
+        """The state saved at `images`, shaped and placed as `like`, the fresh state of the same config."""
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
         return type(like)(**self._manager.restore(images, args=ocp.args.StandardRestore(target)))
 
-    def close(self):
-        """Wait for the save under way, if any."""
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         self._manager.close()

@@ -1,6 +1,7 @@
 """The log of a run: metrics.jsonl, one row at a time, and the progress bar."""
 
 import json
+import math
 import pathlib
 
 from tqdm import tqdm
@@ -31,8 +32,9 @@ class Log:
 
     def row(self, **values):
         """Append a row; `images` and `loss` are among its values."""
+        finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
         with self._path.open("a") as f:
-            f.write(json.dumps(values) + "\n")
+            f.write(json.dumps(finite) + "\n")
         self._bar.set_postfix(loss=f"{values['loss']:.4f}")
 
     def say(self, text):

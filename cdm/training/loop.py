@@ -29,22 +29,20 @@ def train(config, run):
     if config.train.batch_size % len(devices):
         raise ValueError(f"`train.batch_size` (={config.train.batch_size}) must be divisible by the {len(devices)} "
                          "devices")
-    if config.train.batch_size > config.train.images:
-        raise ValueError(f"`train.batch_size` (={config.train.batch_size}) must be at most `train.images` "
-                         f"(={config.train.images})")
-    with claim(run, config, source.classes):
-        return _train(Stage(config, source.classes), source, run, devices)
+    stage = Stage(config, source.classes)
+    stage.plan(runner.settings_of(stage).steps)  # what the grids will need is checked now, not hours in
+    with claim(run, config, source.classes), Checkpoints(run, config.checkpoint.keep) as checkpoints:
+        return _train(stage, source, run, checkpoints, devices)
 
 
-def _train(stage, source, run, devices):
+def _train(stage, source, run, checkpoints, devices):
     config, batch_size, total = stage.config, stage.config.train.batch_size, stage.config.train.images
     mesh = jax.sharding.Mesh(np.array(devices), ("data",))
     everywhere, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     state = jax.jit(functools.partial(states.create, stage), out_shardings=everywhere)()
     step = jax.jit(functools.partial(states.step, stage), donate_argnums=0, in_shardings=(everywhere, spread),
                    out_shardings=everywhere)
-    checkpoints = Checkpoints(run, config.checkpoint.keep)
-    images = checkpoints.latest() or 0
+    images = max(checkpoints.all(), default=0)
     if images:
         state = checkpoints.restore(images, state)
     log = Log(run, images, total)
@@ -74,10 +72,9 @@ def _train(stage, source, run, devices):
         if due(config.checkpoint.every):
             checkpoints.save(images, state)
         if due(config.log.grid):
-            stage.params = state.ema
+            stage.params, before = state.ema, time.monotonic()
             write_grid(run / "samples" / f"{images:09d}.png", preview(stage, source))
-            since = time.monotonic()
-    checkpoints.close()
+            since += time.monotonic() - before  # img/s is of training alone
     log.close()
     stage.params = jax.device_get(state.ema)
     stage.facts = {"images": images, "weights": "ema", "ema_half_life": config.train.ema_half_life}

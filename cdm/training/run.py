@@ -5,7 +5,6 @@
 """
 
 import contextlib
-import fcntl
 import functools
 import json
 import pathlib
@@ -15,7 +14,7 @@ import numpy as np
 
 from cdm import config as configs
 from cdm.cascade import Cascade
-from cdm.images.files import write_json
+from cdm.images.files import hold, write_json
 from cdm.stage import Stage, load_stage
 from cdm.training import state as states
 from cdm.training.checkpoints import Checkpoints
@@ -41,7 +40,8 @@ def differences(old, new, prefix=""):
     return [d for name in names for d in differences(old.get(name), new.get(name), f"{prefix}{name}.")]
 
 
-# What may change when a run is resumed: how long, how often and where, but nothing the numbers so far rest on.
+# What may change when a run is resumed: how long (with it the end of a cosine decay), how often, and where the same
+# data lies; nothing that the numbers so far rest on.
 CHANGEABLE = ("train.images", "checkpoint.", "log.", "sample.", "data.cache", "data.source")
 
 
@@ -50,14 +50,9 @@ def claim(run, config, classes):
     """Hold the run folder: new, or an old one of the same config that no other process trains."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        lock = open(run / ".lock", "w")
     except OSError as e:
         raise ValueError(f"`workdir` (={run}) must be a folder that can be written: {e.strerror}") from e
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when the process dies
-        except BlockingIOError as e:
-            raise ValueError(f"`workdir` (={run}) must be trained by one process at a time; another one does") from e
+    with hold(run, "workdir"):
         _agree(run / "config.json", config, classes)
         yield
 
@@ -74,7 +69,10 @@ def _agree(path, config, classes):
             raise ValueError(f"`workdir` (={run}) holds a run of another config; these differ: {', '.join(changed)}")
         if old.classes != tuple(classes):
             raise ValueError(f"`workdir` (={run}) holds a run of other classes: {', '.join(old.classes)}")
-    write_json(path, about)
+    try:
+        write_json(path, about)
+    except OSError as e:
+        raise ValueError(f"`workdir` (={run}) must be a folder that can be written: {e.strerror}") from e
 
 
 def trained(run, at=None):
@@ -83,13 +81,14 @@ def trained(run, at=None):
     if (pathlib.Path(run) / "stage.json").exists():
         return load_stage(run)
     stage = open_run(run)
-    checkpoints = Checkpoints(run, stage.config.checkpoint.keep)
-    if at is not None and at not in checkpoints.all():
-        raise ValueError(f"`at` (={at}) must be a checkpoint of {run}: {', '.join(map(str, checkpoints.all()))}")
-    images = checkpoints.latest() if at is None else at
-    if images is None:
-        raise ValueError(f"`run` (={run}) has no checkpoint yet")
-    state = checkpoints.restore(images, jax.eval_shape(functools.partial(states.create, stage)))
+    with Checkpoints(run) as checkpoints:
+        saved = checkpoints.all()
+        if not saved:
+            raise ValueError(f"`run` (={run}) has no checkpoint yet")
+        if at is not None and at not in saved:
+            raise ValueError(f"`at` (={at}) must be a checkpoint of {run}: {', '.join(map(str, saved))}")
+        images = saved[-1] if at is None else at
+        state = checkpoints.restore(images, jax.eval_shape(functools.partial(states.create, stage)))
     stage.params = jax.device_get(state.ema)
     stage.facts = {"images": images, "weights": "ema", "ema_half_life": stage.config.train.ema_half_life}
     return stage

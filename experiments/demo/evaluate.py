@@ -19,8 +19,7 @@ import jax
 import numpy as np
 
 import cdm
-from cdm.cascade import image_keys
-from cdm.cli import shipped
+from cdm.cascade import image_keys, shipped
 from cdm.data.sources import FluentEmoji, read_square
 from cdm.diffusion import process
 from cdm.images import augment
