@@ -100,7 +100,7 @@ def test_starting_at_a_stage_goes_on_as_the_whole_run_would(cascade, images):
 def test_starting_from_the_exact_low_res_image_is_the_whole_run(cascade):
     whole, settings = outputs(cascade, [0, 1, 2, 0]), cascade.settings()
     ((_, restarted),) = cascade.run(np.array([0, 1, 2, 0]), np.array([0, 0, 0, 1]), 0, settings, start_at="sr_16",
-                                    lowres=whole["base_8"])
+                                    lowres=lambda index: whole["base_8"][index])
     assert list(restarted) == ["sr_16", "sr_32"]
     for name, images in restarted.items():
         np.testing.assert_array_equal(images, whole[name])
@@ -250,11 +250,16 @@ def error(function, *arguments, **named):
     (dict(seed=-1), "`seed` (=-1) must"), (dict(seed=2**32), f"`seed` (={2**32}) must"),
     (dict(batch_size=0), "`batch_size` (=0) must"), (dict(batch_size=-4), "`batch_size` (=-4) must"),
     (dict(start_at="sr_64"), "`start_at` (=sr_64) must"), (dict(stop_at="sr_64"), "`stop_at` (=sr_64) must"),
-    (dict(start_at="sr_32", stop_at="sr_16"), "`start_at` (=sr_32) must not come after"),
+    (dict(start_at="sr_32", stop_at="sr_16", lowres=np.zeros((4, 16, 16, 3), np.uint8)),
+     "`start_at` (=sr_32) must not come after"),
     (dict(start_at="sr_16"), "`lowres` (=None) must"),
-    (dict(start_at="sr_16", lowres=np.zeros((4, 16, 16, 3), np.uint8)), "`lowres` (=(4, 16, 16, 3)) must"),
-    (dict(start_at="sr_16", lowres=np.zeros((3, 8, 8, 3), np.uint8)), "`lowres` (=(3, 8, 8, 3)) must"),
-    (dict(start_at="sr_16", lowres=np.zeros((5, 8, 8, 3), np.uint8)), "`lowres` (=(5, 8, 8, 3)) must"),
+    (dict(start_at="sr_16", lowres=np.zeros((4, 16, 16, 3), np.uint8)), "`lowres` (=uint8 (4, 16, 16, 3)) must"),
+    (dict(start_at="sr_16", lowres=np.zeros((3, 8, 8, 3), np.uint8)), "`lowres` (=uint8 (3, 8, 8, 3)) must"),
+    (dict(start_at="sr_16", lowres=np.zeros((5, 8, 8, 3), np.uint8)), "`lowres` (=uint8 (5, 8, 8, 3)) must"),
+    (dict(start_at="sr_16", lowres=np.zeros((4, 8, 8, 3))), "`lowres` (=float64 (4, 8, 8, 3)) must"),
+    (dict(lowres=np.zeros((4, 8, 8, 3), np.uint8)), "`lowres` must come with `start_at`"),
+    (dict(start_at="sr_16", lowres=np.zeros((4, 8, 8, 3), np.uint8), hand_over="truncated"),
+     "`hand_over` (=truncated) of sr_16 must"),
     (dict(steps=0), "`steps` (=0) must"), (dict(steps=5000), "`steps` (=5000) must"),
     (dict(steps=2.5), "`steps` (=2.5) must"), (dict(steps=(1, 2)), "`steps` (=1,2) must"),
     (dict(guidance=(1.0,) * 4), "`guidance` (=1.0,1.0,1.0,1.0) must"),

@@ -223,11 +223,13 @@ def test_upsampling_repeats_and_downsampling_averages():
     np.testing.assert_allclose(layers.downsample(jnp.asarray(x)), sum(blocks) / 4, atol=1e-6)
 
 
-def test_noise_levels_are_told_apart_over_the_whole_range():
-    logsnr = jnp.linspace(-20, 20, 201)
+def test_noise_levels_are_told_apart_where_signal_and_noise_both_show():
+    logsnr = jnp.linspace(-8, 8, 81)
     embedding = np.asarray(layers.level_embedding(logsnr, 16))
-    assert embedding.shape == (201, 16)
+    assert embedding.shape == (81, 16)
     assert np.linalg.norm(np.diff(embedding, axis=0), axis=1).min() > 0.1
+    beyond = layers.level_embedding(jnp.float32([-20, -9, 9, 20, jnp.inf]), 16)
+    np.testing.assert_array_equal(beyond, embedding[np.array([0, 0, -1, -1, -1])])
 
 
 def test_without_attention_a_shifted_picture_gives_a_shifted_answer(lively):

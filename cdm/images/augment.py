@@ -12,6 +12,8 @@ Low-res images are [B, h, w, C] in [-1, 1]; keys are [B], one per example. `aug_
 augmentation's schedule; level 0 adds nothing at all and is embedded as logsnr_max.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -19,8 +21,11 @@ from cdm.diffusion import process
 
 
 def normal(keys, shape):
-    """Standard normal [B, *shape], row i from keys[i] alone, so that a batch's make-up changes no image."""
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+    """Standard normal [B, *shape], row i from keys[i] alone, so that a batch's make-up changes no image.
+
+    Drawn flat, which has the same bits and compiles several times faster on the CPU than a draw of three axes.
+    """
+    return jax.vmap(lambda key: jax.random.normal(key, (math.prod(shape),)).reshape(shape))(keys)
 
 
 def noise(lowres, level, schedule, keys):

@@ -27,8 +27,11 @@ class Checkpoints:
         self._manager.save(images, args=ocp.args.StandardSave(state._asdict()))
 
     def restore(self, images, like):
-        """The state saved at `images`, shaped and placed as `like`, the fresh state of the same config."""
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
+        """The state saved at `images`, shaped and placed as `like`: the fresh state of the same config, or its shapes
+        alone, which go to the first device, whatever devices they were saved from."""
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here),
+                              like._asdict())
         return type(like)(**self._manager.restore(images, args=ocp.args.StandardRestore(target)))
 
     def __enter__(self):
