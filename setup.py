@@ -24,7 +24,7 @@ setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        "test": ["pytest>=8,<10", "scipy>=1.13,<2"],
+        "test": ["pytest>=8,<10"],
         # Figures of the experiments.
         "experiments": ["matplotlib>=3.8,<4"],
         # Independent implementations, to remake the golden files of the tests.

@@ -18,7 +18,7 @@ def get_config():
     config.model.resample = "between"
     config.diffusion.residual = True
     config.augment.max_level = 0.25
-    config.train.images = 14_000
+    config.train.images = 40_000
     config.train.batch_size = 8
     config.train.learning_rate = 8e-4
     config.train.warmup = 2_000
