@@ -10,6 +10,7 @@ on where it was, and more classes or a larger n add to the folder.
 """
 
 import json
+import math
 import pathlib
 import shutil
 import zipfile
@@ -142,12 +143,17 @@ def _agree(out, about, wanted, below):
 
 
 def _grid(out, wanted):
-    """grid.png: a row a class, its first counts in columns."""
+    """grid.png: a row a class, its first counts in columns; one image of each class makes a square."""
     rows = {}
     for image in wanted:
         rows.setdefault(image["label"], []).append(image["file"])
     files = [row[: GRID[1]] for row in list(rows.values())[: GRID[0]]]
-    write_grid(out / "grid.png", np.stack([[to_float(read_image(out / file)) for file in row] for row in files]))
+    images = np.stack([[to_float(read_image(out / file)) for file in row] for row in files])
+    if images.shape[1] == 1:
+        side = math.ceil(len(images) ** 0.5)
+        blank = np.ones((-len(images) % side, *images.shape[1:]), np.float32)
+        images = np.concatenate([images, blank]).reshape(-1, side, *images.shape[2:])
+    write_grid(out / "grid.png", images)
 
 
 def _names(archive):
