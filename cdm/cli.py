@@ -67,8 +67,11 @@ def train(args):
 
 
 def export(args):
+    import logging
+
     from cdm.training import run
 
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns that a run it reads from is opened to read
     run.export(args.runs, args.out, args.at, args.dtype)
     print(f"wrote {args.out}")
 

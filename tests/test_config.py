@@ -127,3 +127,15 @@ def test_a_config_read_from_json_is_frozen_and_validated():
         configs.from_dict(tree).size = 64
     tree["train"]["decay"] = "linear"
     assert one_line_error(configs.from_dict, tree).startswith("`train.decay`")
+
+
+def test_a_folder_older_than_an_option_has_its_default(tiny_sr):
+    tree = tiny_sr.to_dict()
+    del tree["diffusion"]["residual"], tree["train"]["decay"]
+    assert configs.from_dict(tree).to_dict() == configs.from_dict(tiny_sr.to_dict()).to_dict()
+
+
+def test_a_folder_with_an_option_of_no_stage_is_an_error(tiny_base):
+    tree = tiny_base.to_dict()
+    tree["model"]["wings"] = 2
+    assert "model.wings" in one_line_error(configs.from_dict, tree)

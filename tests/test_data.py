@@ -1,7 +1,9 @@
 """Data: the embedded set is whole and fairly split, a folder is its labels, and the order of training is a function."""
 
 import collections
+import io
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -245,3 +247,24 @@ def test_a_bad_file_in_a_batch_is_one_line_that_names_it(tiny_base, tmp_path):
     with pytest.raises(ValueError, match=r"food/bad\.png") as caught:
         next(batches(Folder(tmp_path), tiny_base, 0, 40))
     assert "\n" not in str(caught.value)
+
+
+def test_a_16_bit_picture_is_scaled_not_clipped():
+    ramp = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
+    data = io.BytesIO()
+    Image.fromarray(ramp).save(data, format="png")
+    read = decode(data.getvalue())
+    assert read.shape == (8, 8, 3) and np.abs(read[..., 0] - ramp / 257).max() <= 0.5
+
+
+def test_a_picture_is_turned_as_its_exif_says():
+    exif, data = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6  # the camera was held upright
+    Image.new("RGB", (8, 4)).save(data, format="jpeg", exif=exif)
+    assert decode(data.getvalue()).shape == (8, 4, 3)
+
+
+def test_hidden_folders_are_no_classes(class_folder, tmp_path):
+    shutil.copytree(class_folder, tmp_path / "pictures")
+    (tmp_path / "pictures" / ".cache").mkdir()
+    assert open_source(str(tmp_path / "pictures")).classes == open_source(str(class_folder)).classes

@@ -291,3 +291,8 @@ def test_what_is_no_folder_is_one_line_that_names_it(tmp_path, name):
     with pytest.raises(ValueError) as caught:
         load_stage(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_number_is_an_index_and_a_text_a_name_first(tiny_base):
+    stage = Stage(tiny_base, ("0", "1", "10", "2"))
+    assert stage.label(2) == 2 and stage.label(np.int64(3)) == 3 and stage.label("2") == 3 and stage.label("3") == 3
