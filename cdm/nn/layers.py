@@ -1,6 +1,6 @@
 """The layers of the U-Net, in the forms that are fast under XLA. Activations are [B, H, W, C].
 
-Precision: parameters float32; convolutions and matmuls in `dtype`; statistics, softmax and sums in float32.
+Precision: parameters float32; convolutions and matmuls in `dtype`; statistics and softmax in float32.
 """
 
 import math
@@ -13,7 +13,7 @@ ZEROS = nn.initializers.zeros_init()
 
 
 def kernel_init(key, shape, dtype=jnp.float32):
-    """PyTorch's start of Conv and Linear, uniform(+-1/sqrt(fan_in)): what ADM and SR3 were tuned with.
+    """PyTorch's start of Conv and Linear, uniform(+-1/sqrt(fan_in)): what ADM was tuned with (its biases apart).
 
     Drawn flat: the CPU compiler takes seconds for each draw of four axes, and the numbers are the same.
     """
