@@ -33,6 +33,7 @@ def _list(kind):
 
 
 def sample(args):
+    """Write samples of a cascade into a folder."""
     from cdm.cascade import shipped
     from cdm.samples import write_samples
 
@@ -49,6 +50,7 @@ def sample(args):
 
 
 def demo(args):
+    """Write an image of every class of the cascade in the package."""
     from cdm.cascade import shipped
     from cdm.samples import write_samples
 
@@ -59,6 +61,7 @@ def demo(args):
 
 
 def train(args):
+    """Train a stage, or go on with its run."""
     from cdm import config
     from cdm.training import loop
 
@@ -67,6 +70,7 @@ def train(args):
 
 
 def export(args):
+    """Write a run as a stage folder, or several as a cascade folder."""
     import logging
 
     from cdm.training import run
@@ -77,6 +81,7 @@ def export(args):
 
 
 def describe_(args):
+    """Print what a config's stage amounts to, as JSON."""
     from cdm import config
     from cdm.describe import describe
 

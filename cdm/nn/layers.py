@@ -45,8 +45,9 @@ class GroupNorm(nn.Module):
         return (x.astype(jnp.float32) * factor + offset).astype(x.dtype)
 
 
-def conv(channels, kernel, dtype, name, init=kernel_init, bias=ZEROS):
-    return nn.Conv(channels, (kernel, kernel), dtype=dtype, kernel_init=init, bias_init=bias, name=name)
+def conv(channels, kernel, dtype, name, init=kernel_init):
+    """A convolution of kernel x kernel pixels that keeps the size: [B, H, W, any] to [B, H, W, channels]."""
+    return nn.Conv(channels, (kernel, kernel), dtype=dtype, kernel_init=init, name=name)
 
 
 def upsample(x):

@@ -17,7 +17,7 @@ from cdm.stage import Stage
 from cdm.training import state as states
 from cdm.training.checkpoints import Checkpoints
 from cdm.training.log import Log
-from cdm.training.run import claim
+from cdm.training.run import claim, facts
 
 
 def train(config, run):
@@ -77,7 +77,7 @@ def _train(stage, source, run, checkpoints, devices):
             since += time.monotonic() - before  # img/s is of training alone
     log.close()
     stage.params = jax.device_get(state.ema)
-    stage.facts = {"images": images, "weights": "ema", "ema_half_life": config.train.ema_half_life}
+    stage.facts = facts(config, images)
     return stage
 
 

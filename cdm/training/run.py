@@ -63,8 +63,7 @@ def _agree(path, config, classes):
     about = {"config": config.to_dict(), "classes": list(classes)}
     if path.exists():
         old = open_run(run)
-        changed = [d for d in differences(json.loads(path.read_text())["config"], about["config"])
-                   if not d.startswith(CHANGEABLE)]
+        changed = [d for d in differences(old.config.to_dict(), about["config"]) if not d.startswith(CHANGEABLE)]
         if changed:
             raise ValueError(f"`workdir` (={run}) holds a run of another config; these differ: {', '.join(changed)}")
         if old.classes != tuple(classes):
@@ -73,6 +72,11 @@ def _agree(path, config, classes):
         write_json(path, about)
     except OSError as e:
         raise ValueError(f"`workdir` (={run}) must be a folder that can be written: {e.strerror}") from e
+
+
+def facts(config, images):
+    """What a stage folder tells of its training."""
+    return {"images": images, "weights": "ema", "ema_half_life": config.train.ema_half_life}
 
 
 def trained(run, at=None):
@@ -90,7 +94,7 @@ def trained(run, at=None):
         images = saved[-1] if at is None else at
         state = checkpoints.restore(images, jax.eval_shape(functools.partial(states.create, stage)))
     stage.params = jax.device_get(state.ema)
-    stage.facts = {"images": images, "weights": "ema", "ema_half_life": stage.config.train.ema_half_life}
+    stage.facts = facts(stage.config, images)
     return stage
 
 
