@@ -8,7 +8,6 @@ picture. A cascade folder is cascade.json (schema_version, stage folders in orde
 
 import concurrent.futures
 import functools
-import json
 import pathlib
 import zlib
 from typing import NamedTuple
@@ -20,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cdm.diffusion import samplers
 from cdm.images import augment
-from cdm.images.files import new_folder, write_json
+from cdm.images.files import new_folder, reading, write_json
 from cdm.images.resize import to_float, to_uint8
 from cdm.stage import load_stage
 
@@ -316,19 +315,10 @@ def check_seed(seed):
 
 def load_cascade(folder):
     """The Cascade in a cascade folder."""
-    folder = pathlib.Path(folder)
-    try:
-        about = json.loads((folder / "cascade.json").read_text())
-        version = about["schema_version"]
-        if version != SCHEMA_VERSION:
-            raise ValueError(f"`cascade` (={folder}) has schema_version {version}; this cdm reads {SCHEMA_VERSION}")
+    with reading(folder, "cascade.json", "cascade", SCHEMA_VERSION) as about:
         names = [str(name) for name in about["stages"]]
         sampling = {str(name): dict(settings) for name, settings in about["sampling"].items()}
-        return Cascade([load_stage(folder / name) for name in names], sampling)
-    except FileNotFoundError as e:
-        raise ValueError(f"`cascade` (={folder}) must be a cascade folder: cascade.json is missing") from e
-    except (NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as e:
-        raise ValueError(f"`cascade` (={folder}) is damaged: {type(e).__name__}: {e}") from e
+    return Cascade([load_stage(pathlib.Path(folder) / name) for name in names], sampling)
 
 
 def shipped():

@@ -40,7 +40,8 @@ def base_stage(name, size):
     config.model.skip_rescale = False  # residual sums times 1/sqrt(2) (SR3)
 
     config.diffusion = ConfigDict()
-    config.diffusion.target = "v"  # eps, x0 or v
+    config.diffusion.target = "v"  # eps, x0 or v, of the standardised image
+    config.diffusion.data_std = 1.0  # of the images, or of what `residual` leaves of them; 1 standardises nothing
     # A schedule's parameters are what its class takes: they are checked when it is made.
     config.diffusion.schedule = ConfigDict({"name": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0})
 
@@ -48,6 +49,7 @@ def base_stage(name, size):
     config.train.images = 1_000_000
     config.train.batch_size = 32
     config.train.seed = 0
+    config.train.init_from = ""  # a stage folder whose parameters training starts from; "" starts fresh
     config.train.learning_rate = 1e-4
     config.train.warmup = 10_000
     config.train.decay = "none"  # or "cosine", to 0 at train.images
@@ -66,7 +68,7 @@ def sr_stage(name, lowres_size, size):
     config = base_stage(name, size).unlock()
     config.lowres_size = lowres_size
     config.model.attention = ()  # convolutional throughout, for crops and windows of any size
-    config.diffusion.residual = False  # predict the difference from the upsampled low-res image (targets x0 and v)
+    config.diffusion.residual = False  # model the difference from the upsampled low-res image
     config.augment = ConfigDict()
     config.augment.schedule = ConfigDict({"name": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0})
     config.augment.max_level = 1.0  # levels are drawn from U(0, max_level); 0 trains without noise
@@ -166,6 +168,8 @@ def validate(config):
     _need(model.resample in ("block", "between"), "model.resample", model.resample, "be block or between")
     _need(0 <= model.dropout < 1, "model.dropout", model.dropout, "lie in [0, 1)")
     _need(config.diffusion.target in ("eps", "x0", "v"), "diffusion.target", config.diffusion.target, "be eps, x0 or v")
+    _need(config.diffusion.data_std > 0, "diffusion.data_std", config.diffusion.data_std, "be positive")
+    _need(isinstance(train.init_from, str), "train.init_from", train.init_from, "be the path of a stage folder")
     _need(train.learning_rate > 0, "train.learning_rate", train.learning_rate, "be positive")
     _need(train.clip >= 0, "train.clip", train.clip, "be at least 0")
     _need(0 <= train.class_dropout < 1, "train.class_dropout", train.class_dropout, "lie in [0, 1)")
@@ -183,8 +187,6 @@ def validate(config):
           f"divide `size` (={config.size})")
     _need(data.crop % (config.size // config.lowres_size) == 0, "data.crop", data.crop,
           f"be divisible by the scale {config.size // config.lowres_size}")
-    _need(not config.diffusion.residual or config.diffusion.target != "eps", "diffusion.residual",
-          config.diffusion.residual, "be False with the target eps, which does not depend on the low-res image")
     _need(0 <= augment.max_level <= 1, "augment.max_level", augment.max_level, "lie in [0, 1]")
     _need(0 <= augment.blur_probability <= 1, "augment.blur_probability", augment.blur_probability, "lie in [0, 1]")
     _need(len(augment.blur_sigma) == 2 and 0 < augment.blur_sigma[0] <= augment.blur_sigma[1], "augment.blur_sigma",

@@ -8,8 +8,6 @@ code. Whoever has the folder needs nothing else.
 """
 
 import hashlib
-import json
-import os
 import pathlib
 import re
 import shutil
@@ -20,16 +18,17 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from cdm import nn
 from cdm import config as configs
+from cdm import nn
 from cdm.diffusion import guidance as guide
 from cdm.diffusion import process, samplers, schedules
 from cdm.images import augment
-from cdm.images.files import new_folder, write_json
+from cdm.images.files import new_folder, reading, write_json
 from cdm.images.resize import resize, to_float
 
 SCHEMA_VERSION = 1
 BINS = 10  # of the loss by noise level: equal parts of t
+UPSAMPLING_GAIN = 0.65  # variance of unit white noise after bicubic upsampling, at any factor
 
 
 def _dtype(name):
@@ -65,6 +64,25 @@ class Stage:
         """Fresh parameters: a nested dict of float32 arrays."""
         return self.network.init(jax.random.key(seed, impl="threefry2x32"))
 
+    def inherit(self, parent, seed=0):
+        """Parameters to go on training with from those of `parent`, a Stage of the same network. The embedding of a
+        class goes by its name; a class that the parent did not know starts fresh, as `init(seed)` has it."""
+        old, new = flatten(parent.params), flatten(jax.device_get(self.init(seed)))
+        table = "label_emb/embedding"
+        for name in sorted(old.keys() | new.keys()):
+            shapes = [tree[name].shape if name in tree else "missing" for tree in (old, new)]
+            if name == table and name in old and name in new and shapes[0][1:] == shapes[1][1:]:
+                known = [slug(c) for c in parent.classes] + [None]  # the last row is the null class's
+                rows = {i: known.index(c) for i, c in enumerate([*map(slug, self.classes), None]) if c in known}
+                new[name] = np.array(new[name])
+                new[name][list(rows)] = old[name][list(rows.values())]
+            elif shapes[0] != shapes[1]:
+                raise ValueError(f"`train.init_from` (={self.config.train.init_from}) must be a stage of the same "
+                                 f"network: {name} is {shapes[0]} there and {shapes[1]} here")
+            else:
+                new[name] = np.asarray(old[name], np.float32)
+        return unflatten(new)
+
     def loss(self, params, image, label, index, seed):
         """Training loss of a batch: (mean, (sums [BINS], counts [BINS]) of the loss by bin of t).
 
@@ -91,25 +109,26 @@ class Stage:
         x_t = process.q_sample(x0, logsnr, eps)
         # One dropout mask a batch: the network draws for all its examples at once.
         dropout = jax.random.fold_in(jax.random.fold_in(root, index[0]), 6) if config.model.dropout else None
-        output = self.output(params, x_t, logsnr, label, lowres, aug_logsnr, dropout)
-        loss = process.mse(config.diffusion.target, output, x0, eps, logsnr)
+        y_t, logsnr_y, mean, std = self.standardise(x_t, logsnr, lowres, aug_logsnr)
+        output = self.network.apply(params, y_t, logsnr_y, label, lowres, aug_logsnr, dropout)
+        loss = process.mse(config.diffusion.target, output, (x0 - mean) / std, eps, logsnr_y)
         bins = jnp.minimum((t * BINS).astype(jnp.int32), BINS - 1)
         return jnp.mean(loss), (jnp.zeros(BINS).at[bins].add(loss), jnp.zeros(BINS).at[bins].add(1.0))
 
-    def output(self, params, x_t, logsnr, labels, lowres=None, aug_logsnr=None, dropout_key=None):
-        """The network's answer in the space of the target, [B, H, W, 3].
+    def standardise(self, x_t, logsnr, lowres=None, aug_logsnr=None):
+        """(y_t, logsnr_y, mean, std): what the network sees of x_t [B, H, W, 3], and what tells x0 = mean + std y0.
 
-        With `diffusion.residual` the network itself speaks of x0 - b (Li et al. 2021, SRDiff), b the upsampled low-res
-        image: z_s = alpha_s z_0 + sigma_s eps is first scaled by alpha_s, its Wiener gain for images of unit variance.
-        A shift of x0 by b shifts v by -sigma b, so the process is the same and only the regression is easier.
+        With `diffusion.residual` the mean is the upsampled low-res image (Li et al. 2021, SRDiff): z_s = alpha_s z_0 +
+        sigma_s eps is first scaled by alpha_s, its Wiener gain for images of unit variance. Of `data_std`, the
+        difference of clean pictures, it then falls short by sigma_s^2 z_0 and by the noise that upsampling passes on.
         """
-        output = self.network.apply(params, x_t, logsnr, labels, lowres, aug_logsnr, dropout_key)
+        mean, std = 0.0, jnp.float32(self.config.diffusion.data_std)
         if self.lowres_size and self.config.diffusion.residual:
-            base = process.alpha_sigma(aug_logsnr, lowres)[0] * lowres
-            base = resize(base, x_t.shape[1:3])
-            sigma = process.alpha_sigma(logsnr, x_t)[1]
-            output = output + (base if self.config.diffusion.target == "x0" else -sigma * base)
-        return output
+            alpha, sigma = process.alpha_sigma(aug_logsnr)
+            mean = resize(alpha.reshape(-1, 1, 1, 1) * lowres, x_t.shape[1:3])
+            std = jnp.sqrt(std**2 + UPSAMPLING_GAIN * sigma**2)
+        y_t, logsnr_y = process.standardise(x_t, logsnr, mean, std)
+        return y_t, logsnr_y, mean, std.reshape(-1, 1, 1, 1)
 
     def pair(self, image, crop_keys=None):
         """(x0, lowres or None) in [-1, 1] from uint8 images: the low-res image is made of the whole high-res one and
@@ -129,6 +148,13 @@ class Stage:
                 lowres = jax.vmap(lambda i, k: cut(i, k, crop // scale, 1))(lowres, crop_keys)
         return x0, lowres
 
+    def predict(self, params, x_t, logsnr, labels, lowres=None, aug_logsnr=None):
+        """The network's Prediction of x_t [B, H, W, 3] as it stands, without guidance or clipping; see `denoiser`."""
+        y_t, logsnr_y, mean, std = self.standardise(x_t, logsnr, lowres, aug_logsnr)
+        output = self.network.apply(params, y_t, logsnr_y, labels, lowres, aug_logsnr)
+        y0, eps = process.prediction(self.config.diffusion.target, output, y_t, logsnr_y)
+        return process.Prediction(mean + std * y0, eps)
+
     def denoiser(self, params, labels, lowres=None, aug_logsnr=None, guidance=None):
         """denoise(x_t, logsnr) -> Prediction, x0 clipped to [-1, 1].
 
@@ -137,11 +163,7 @@ class Stage:
         """
 
         def predict(labels, lowres, aug_logsnr):
-            def denoise(x, logsnr):
-                output = self.output(params, x, logsnr, labels, lowres, aug_logsnr)
-                return process.prediction(self.config.diffusion.target, output, x, logsnr)
-
-            return denoise
+            return lambda x, logsnr: self.predict(params, x, logsnr, labels, lowres, aug_logsnr)
 
         def twice(value):
             return None if value is None else jnp.concatenate([value, value])
@@ -186,28 +208,21 @@ class Stage:
 
 def load_stage(folder):
     """The Stage in a stage folder, its parameters as float32 NumPy arrays."""
-    folder = pathlib.Path(folder)
-    try:
-        about = json.loads((folder / "stage.json").read_text())
-        version = about["schema_version"]
-        if version != SCHEMA_VERSION:
-            raise ValueError(f"schema_version is {version}, this version of cdm reads {SCHEMA_VERSION}")
+    path = pathlib.Path(folder) / "params.safetensors"
+    with reading(folder, "stage.json", "stage", SCHEMA_VERSION) as about:
         stage = Stage(configs.from_dict(about["config"]), about["classes"], facts=about["facts"])
         stage.sha256 = about["sha256"]
-        if _sha256(folder / "params.safetensors") != stage.sha256:
-            raise ValueError("params.safetensors has not the sha256 of its stage.json")
-        flat = load_file(folder / "params.safetensors")
-    except FileNotFoundError as e:
-        missing = os.path.basename(e.filename or "params.safetensors")
-        raise ValueError(f"`stage` (={folder}) must be a stage folder: {missing} is missing") from e
-    except (NotADirectoryError, KeyError, AttributeError, TypeError, ValueError, SafetensorError) as e:
-        raise ValueError(f"`stage` (={folder}) is damaged: {type(e).__name__}: {' '.join(str(e).split())}") from e
-    wanted = {name: leaf.shape for name, leaf in flatten(jax.eval_shape(stage.init)).items()}
-    found = {name: value.shape for name, value in flat.items()}
-    if wanted != found:
-        name = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
-        raise ValueError(f"`stage` (={folder}) is damaged: {name} is {found.get(name, 'missing')}, "
-                         f"its config wants {wanted.get(name, 'none')}")
+        if _sha256(path) != stage.sha256:
+            raise ValueError(f"{path.name} has not the sha256 of its stage.json")
+        try:
+            flat = load_file(path)
+        except SafetensorError as e:
+            raise ValueError(f"{path.name}: {e}") from e
+        wanted = {name: leaf.shape for name, leaf in flatten(jax.eval_shape(stage.init)).items()}
+        found = {name: value.shape for name, value in flat.items()}
+        if wanted != found:
+            name = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
+            raise ValueError(f"{name} is {found.get(name, 'missing')}, its config wants {wanted.get(name, 'none')}")
     stage.params = unflatten({name: value.astype(np.float32) for name, value in flat.items()})
     return stage
 

@@ -11,7 +11,6 @@ from cdm.stage import Stage, flatten, unflatten
 from cdm.training import loop
 
 
-
 def pytest_configure(config):
     """Warnings are errors; slow laws can be left out with -m "not slow"."""
     config.addinivalue_line("markers", "slow: takes more than a quarter of a minute")

@@ -102,12 +102,6 @@ def test_what_no_stage_can_be_built_from_is_refused_by_name_value_and_rule(name,
     assert message.startswith(f"`{name}` (={value}) must ")
 
 
-def test_only_what_depends_on_the_low_res_image_can_be_residual():
-    config = configs.sr_stage("sr_64", 32, 64)
-    config.diffusion.target, config.diffusion.residual = "eps", True
-    assert one_line_error(configs.validate, config).startswith("`diffusion.residual` (=True) must ")
-
-
 def test_an_sr_crop_must_hold_whole_low_res_pixels():
     config = configs.sr_stage("sr_64", 8, 64)
     config.data.crop = 36

@@ -101,3 +101,29 @@ def test_the_loss_is_per_example_and_zero_for_the_right_answer(target):
 def test_an_unknown_target_is_named(call):
     with pytest.raises(ValueError, match=r"`target` \(='score'\)"):
         call("score", images(1, 1), images(1, 1), jnp.zeros(1))
+
+
+@pytest.mark.parametrize("std", [0.05, 0.5, 3.0])
+def test_a_standardised_process_is_the_process_of_the_standardised_image(std):
+    x0, eps, mean = images(0), images(1), images(2)
+    logsnr = jnp.asarray(LEVELS, jnp.float32)
+    y_t, logsnr_y = process.standardise(process.q_sample(x0, logsnr, eps), logsnr, mean, std)
+    wanted = process.q_sample((x0 - mean) / std, logsnr_y, eps)
+    np.testing.assert_allclose(logsnr_y, LEVELS + 2 * np.log(std), rtol=1e-6, atol=1e-5)
+    # x_t - alpha mean cancels down to std x0 where there is no noise left: a relative error of 1 / std.
+    np.testing.assert_allclose(y_t, wanted, atol=40 * EPS32 * max(1, 1 / std))
+
+
+@pytest.mark.parametrize("std", [0.25, 0.5, 1.0])
+def test_v_of_the_standardised_image_is_edms_preconditioning(std):
+    """Karras et al. 2022, eq. 7 and table 1: D = c_skip x + c_out F(c_in x) of x = x0 + s n, s = sigma / alpha."""
+    x0, eps = np.float64(images(0)), np.float64(images(1))
+    alpha, sigma = (np.sqrt(1 / (1 + np.exp(sign * LEVELS))).reshape(-1, 1, 1, 1) for sign in (-1, 1))
+    x_t, s = alpha * x0 + sigma * eps, sigma / alpha
+    output = np.float64(images(3))
+    edm = std**2 / (s**2 + std**2) * x_t / alpha - s * std / np.sqrt(s**2 + std**2) * output
+    logsnr = jnp.asarray(LEVELS, jnp.float32)
+    y_t, logsnr_y = process.standardise(jnp.asarray(x_t, jnp.float32), logsnr, 0.0, std)
+    np.testing.assert_allclose(y_t, x_t / alpha / np.sqrt(s**2 + std**2), rtol=1e-4, atol=1e-5)  # c_in x
+    ours = std * process.prediction("v", jnp.asarray(output, jnp.float32), y_t, logsnr_y).x0
+    np.testing.assert_allclose(ours, edm, atol=1e-5)

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from cdm.config import sr_stage as sr_config
 from cdm.diffusion import process
 from cdm.images.resize import resize, to_float
 from cdm.stage import BINS, Stage, flatten, load_stage
@@ -134,23 +135,47 @@ def test_the_exact_answer_has_no_loss(tiny_base, target):
     assert stage.loss({}, np.full((32, 8, 8, 3), colour, np.uint8), label, index, 0)[0] < 1e-6
 
 
-@pytest.mark.parametrize("target", ["x0", "v"])
-def test_a_residual_stage_changes_what_the_network_says_and_not_the_process(tiny_sr, target):
-    tiny_sr.diffusion.target, tiny_sr.diffusion.residual = target, True
+@pytest.mark.parametrize("target", process.TARGETS)
+@pytest.mark.parametrize("residual, std", [(False, 0.5), (True, 1.0), (True, 0.1)])
+def test_a_standardised_stage_changes_what_the_network_says_and_not_the_process(tiny_sr, target, residual, std):
+    """A network that is right about the standardised picture has no loss, and its stage's x0 is the picture."""
+    tiny_sr.diffusion.target, tiny_sr.diffusion.residual, tiny_sr.diffusion.data_std = target, residual, std
     tiny_sr.diffusion.schedule.update({"logsnr_min": -5.0, "logsnr_max": 5.0})
     stage, colour = Stage(tiny_sr, CLASSES), 51
     x0 = to_float(np.uint8([colour]))[0]
 
-    def apply(params, x, logsnr, labels, lowres, aug_logsnr, *rest):
-        """The exact answer about the picture less its low-res image, seen at the same noise."""
-        alpha, sigma = process.alpha_sigma(logsnr, x)
-        low = resize(process.alpha_sigma(aug_logsnr, lowres)[0] * lowres, 16)
-        return process.target(target, x0 - low, (x - alpha * x0) / sigma, logsnr)
+    def apply(params, y, logsnr_y, labels, lowres, aug_logsnr, *rest):
+        a, s = process.alpha_sigma(aug_logsnr, lowres)
+        low = resize(a * lowres, 16) if residual else 0.0
+        y0 = (x0 - low) / (std**2 + (0.65 * s**2 if residual else 0)) ** 0.5
+        alpha, sigma = process.alpha_sigma(logsnr_y, y)
+        return process.target(target, y0 + 0 * y, (y - alpha * y0) / sigma, logsnr_y)
 
     stage.network = stage.network._replace(apply=apply)
     _, label, index = batch(16, 16)
     image = np.full((16, 16, 16, 3), colour, np.uint8)
     assert jax.jit(lambda: stage.loss({}, image, label, index, 0)[0])() < 1e-6
+    random = np.random.default_rng(0)
+    lowres, noise = (random.normal(size=(16, side, side, 3)).astype(np.float32) for side in (8, 16))
+    logsnr = np.linspace(-5, 5, 16, dtype=np.float32)
+    x_t = process.q_sample(np.full_like(noise, x0), logsnr, noise)
+    seen = jax.jit(lambda: stage.denoiser({}, label, lowres, 0.5 * logsnr)(x_t, logsnr))()
+    np.testing.assert_allclose(seen.x0, x0, atol=2e-5)
+    np.testing.assert_allclose(seen.eps, noise, atol=1e-3)
+
+
+@pytest.mark.parametrize("lowres_size", [8, 16, 64])
+def test_what_the_residual_leaves_has_the_deviation_it_is_divided_by(lowres_size):
+    """Of low-res images of unit variance, x0 = up(z0) + detail: exact up to the cut of the kernel at the border."""
+    config = sr_config("sr_128", lowres_size, 128)
+    config.diffusion.residual, config.diffusion.data_std = True, 0.2
+    stage, random = Stage(config, CLASSES), np.random.default_rng(0)
+    z0, noise = random.normal(size=(2, 64, lowres_size, lowres_size, 3)).astype(np.float32)
+    x0 = resize(z0, 128) + 0.2 * random.normal(size=(64, 128, 128, 3)).astype(np.float32)
+    for level in (-2.0, 0.0, 3.0, 20.0):
+        aug_logsnr = np.full(64, level, np.float32)
+        mean, std = stage.standardise(x0, aug_logsnr, process.q_sample(z0, aug_logsnr, noise), aug_logsnr)[2:]
+        assert np.std((x0 - mean) / std) == pytest.approx(1, abs=0.05)
 
 
 def test_a_fresh_network_has_the_loss_of_the_mean_answer(tiny_base):
@@ -296,3 +321,21 @@ def test_what_is_no_folder_is_one_line_that_names_it(tmp_path, name):
 def test_a_number_is_an_index_and_a_text_a_name_first(tiny_base):
     stage = Stage(tiny_base, ("0", "1", "10", "2"))
     assert stage.label(2) == 2 and stage.label(np.int64(3)) == 3 and stage.label("2") == 3 and stage.label("3") == 3
+
+
+def test_a_stage_inherits_its_parents_parameters_and_its_classes_by_name(make_stage, tiny_base):
+    parent, child = make_stage(tiny_base, classes=("cats", "Dogs")), Stage(tiny_base, ("birds", "dogs", "cats"))
+    params, fresh = child.inherit(parent, seed=3), child.init(3)
+    old, new = flatten(parent.params), flatten(params)
+    table = "label_emb/embedding"
+    np.testing.assert_array_equal(new[table], [flatten(fresh)[table][0], old[table][1], old[table][0], old[table][2]])
+    for name in old.keys() - {table}:
+        np.testing.assert_array_equal(new[name], old[name])
+    assert new.keys() == old.keys()
+
+
+def test_a_parent_of_another_network_is_refused_by_what_differs(make_stage, tiny_base):
+    parent = make_stage(tiny_base)
+    tiny_base.model.channels, tiny_base.train.init_from = 16, "parent"
+    with pytest.raises(ValueError, match=r"`train.init_from` \(=parent\) must be a stage of the same network: \S+ is "):
+        Stage(tiny_base, CLASSES).inherit(parent)

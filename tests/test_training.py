@@ -221,6 +221,29 @@ def test_an_export_is_the_average_at_its_checkpoint(run, tmp_path):
         assert not same(stage.params, state.params)
 
 
+def test_a_run_begins_where_its_parent_ended_and_says_so(run, run_config, tmp_path):
+    runs.export([run], tmp_path / "parent", at=16)
+    run_config.train.init_from, run_config.train.images = str(tmp_path / "parent"), 8
+    run_config.train.learning_rate = 1e-12
+    child = loop.train(run_config, tmp_path / "run")
+    parent = load_stage(tmp_path / "parent")
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), child.params, parent.params)
+    shutil.rmtree(tmp_path / "parent")  # who resumes needs it no more
+    run_config.train.images = 16
+    assert loop.train(run_config, tmp_path / "run").facts == {
+        "images": 16, "weights": "ema", "ema_half_life": 16, "init_from": {"sha256": parent.sha256, **parent.facts}}
+
+
+@pytest.mark.parametrize("begin", ["nowhere", "no stage"])
+def test_a_parent_that_is_not_there_leaves_no_run(run_config, tmp_path, begin):
+    (tmp_path / "no stage").mkdir()
+    run_config.train.init_from = str(tmp_path / begin)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="`stage` .* must be a stage folder: stage.json is missing"):
+            loop.train(run_config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_an_export_of_what_is_not_there_is_one_line(run, tmp_path):
     (tmp_path / "new").mkdir()
     shutil.copy(run / "config.json", tmp_path / "new")

@@ -5,6 +5,13 @@
     q(x_s | x_t, x_0) = N(r alpha_s / alpha_t x_t + (1 - r) alpha_s x_0,  sigma_s^2 (1 - r)),
         r = SNR_t / SNR_s, s cleaner than t   (Ho et al. 2020, eq. 6-7; Kingma et al. 2021, eq. 25)   (3)
 
+Images of mean m and standard deviation d, m possibly known better for one image than for another, are standardised:
+
+    y_t = (x_t - alpha m) / sqrt(alpha^2 d^2 + sigma^2)   is the process (1) of   y_0 = (x_0 - m) / d
+    with the same eps, at   logSNR_y = logSNR + 2 ln d                                            (4)
+
+so that v of y_0 is -F of Karras et al. 2022, eq. 7 and table 1, with sigma_data = d.
+
 Images are [B, H, W, C]; logSNR values are scalars or [B], broadcast over the image.
 """
 
@@ -45,6 +52,13 @@ def posterior(x_t, x0, logsnr_t, logsnr_s):
     step = step.reshape(step.shape + (1,) * (x_t.ndim - step.ndim))
     ratio, rest = jnp.exp(step), -jnp.expm1(step)
     return ratio * alpha_s / alpha_t * x_t + rest * alpha_s * x0, sigma_s**2 * rest
+
+
+def standardise(x_t, logsnr, mean, std):
+    """(y_t, logSNR_y) by eq. 4; mean broadcasts against the images and std is a scalar or [B]."""
+    alpha, sigma = alpha_sigma(logsnr, x_t)
+    d = jnp.asarray(std).reshape(jnp.shape(std) + (1,) * (x_t.ndim - jnp.ndim(std)))
+    return (x_t - alpha * mean) / jnp.sqrt(alpha**2 * d**2 + sigma**2), logsnr + 2 * jnp.log(std)
 
 
 def target(kind, x0, eps, logsnr):

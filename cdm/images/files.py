@@ -81,6 +81,21 @@ def read_image(path):
         return np.asarray(image.convert("RGB"))
 
 
+@contextlib.contextmanager
+def reading(folder, name, kind, version=None):
+    """The JSON object `name` in a folder of this kind ("stage"); what goes wrong in reading or use is one line."""
+    try:
+        about = json.loads((pathlib.Path(folder) / name).read_text())
+        if version is not None and about["schema_version"] != version:
+            raise ValueError(f"schema_version is {about['schema_version']}, this version of cdm reads {version}")
+        yield about
+    except FileNotFoundError as e:
+        missing = os.path.basename(e.filename or "a file")
+        raise ValueError(f"`{kind}` (={folder}) must be a {kind} folder: {missing} is missing") from e
+    except (NotADirectoryError, KeyError, AttributeError, TypeError, ValueError) as e:
+        raise ValueError(f"`{kind}` (={folder}) is damaged: {type(e).__name__}: {' '.join(str(e).split())}") from e
+
+
 def write_json(path, value):
     """JSON, indented."""
     replace(path, lambda p: p.write_text(json.dumps(value, indent=2) + "\n"))

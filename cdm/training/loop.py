@@ -13,7 +13,7 @@ from cdm.data.pipeline import batches
 from cdm.data.sources import open_source, read_square
 from cdm.images.files import write_grid
 from cdm.images.resize import resize, to_float
-from cdm.stage import Stage
+from cdm.stage import Stage, load_stage
 from cdm.training import state as states
 from cdm.training.checkpoints import Checkpoints
 from cdm.training.log import Log
@@ -39,10 +39,13 @@ def _train(stage, source, run, checkpoints, devices):
     config, batch_size, total = stage.config, stage.config.train.batch_size, stage.config.train.images
     mesh = jax.sharding.Mesh(np.array(devices), ("data",))
     everywhere, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    state = jax.jit(functools.partial(states.create, stage), out_shardings=everywhere)()
+    images = max(checkpoints.all(), default=0)
+    params = None
+    if config.train.init_from and not images:
+        params = stage.inherit(load_stage(config.train.init_from), config.train.seed)
+    state = jax.jit(functools.partial(states.create, stage), out_shardings=everywhere)(params)
     step = jax.jit(functools.partial(states.step, stage), donate_argnums=0, in_shardings=(everywhere, spread),
                    out_shardings=everywhere)
-    images = max(checkpoints.all(), default=0)
     if images:
         state = checkpoints.restore(images, state)
     log = Log(run, images, total)
@@ -77,7 +80,7 @@ def _train(stage, source, run, checkpoints, devices):
             since += time.monotonic() - before  # img/s is of training alone
     log.close()
     stage.params = jax.device_get(state.ema)
-    stage.facts = facts(config, images)
+    stage.facts = facts(run, images)
     return stage
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from cdm import config as configs
 from cdm.cascade import Cascade
-from cdm.images.files import hold, write_json
+from cdm.images.files import hold, reading, write_json
 from cdm.stage import Stage, load_stage
 from cdm.training import state as states
 from cdm.training.checkpoints import Checkpoints
@@ -22,14 +22,8 @@ from cdm.training.checkpoints import Checkpoints
 
 def open_run(run):
     """The Stage of a run folder, without parameters."""
-    path = pathlib.Path(run) / "config.json"
-    if not path.is_file():
-        raise ValueError(f"`run` (={run}) must be a run folder of cdm train: config.json is missing")
-    try:
-        about = json.loads(path.read_text())
-        return Stage(configs.from_dict(about["config"]), about["classes"])
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as e:
-        raise ValueError(f"`run` (={run}) is damaged: {type(e).__name__}: {e}") from e
+    with reading(run, "config.json", "run") as about:
+        return Stage(configs.from_dict(about["config"]), about["classes"], facts=about.get("facts"))
 
 
 def differences(old, new, prefix=""):
@@ -60,23 +54,28 @@ def claim(run, config, classes):
 def _agree(path, config, classes):
     """Write config.json into a new run, or check that an old one is of the same config."""
     run = path.parent
-    about = {"config": config.to_dict(), "classes": list(classes)}
+    about = {"config": config.to_dict(), "classes": list(classes), "facts": {}}
     if path.exists():
         old = open_run(run)
+        about["facts"] = old.facts
         changed = [d for d in differences(old.config.to_dict(), about["config"]) if not d.startswith(CHANGEABLE)]
         if changed:
             raise ValueError(f"`workdir` (={run}) holds a run of another config; these differ: {', '.join(changed)}")
         if old.classes != tuple(classes):
             raise ValueError(f"`workdir` (={run}) holds a run of other classes: {', '.join(old.classes)}")
+    elif config.train.init_from:
+        parent = load_stage(config.train.init_from)
+        about["facts"] = {"init_from": {"sha256": parent.sha256, **parent.facts}}
     try:
         write_json(path, about)
     except OSError as e:
         raise ValueError(f"`workdir` (={run}) must be a folder that can be written: {e.strerror}") from e
 
 
-def facts(config, images):
-    """What a stage folder tells of its training."""
-    return {"images": images, "weights": "ema", "ema_half_life": config.train.ema_half_life}
+def facts(run, images):
+    """What a stage folder tells of its training; `init_from`, of its parent's."""
+    about = open_run(run)
+    return {"images": images, "weights": "ema", "ema_half_life": about.config.train.ema_half_life, **about.facts}
 
 
 def trained(run, at=None):
@@ -94,7 +93,7 @@ def trained(run, at=None):
         images = saved[-1] if at is None else at
         state = checkpoints.restore(images, jax.eval_shape(functools.partial(states.create, stage)))
     stage.params = jax.device_get(state.ema)
-    stage.facts = facts(stage.config, images)
+    stage.facts = facts(run, images)
     return stage
 
 

@@ -40,9 +40,9 @@ def learning_rate(config, images):
     return rate
 
 
-def create(stage):
-    """The state before the first image."""
-    params = stage.init(stage.config.train.seed)
+def create(stage, params=None):
+    """The state before the first image, of fresh parameters or of those given."""
+    params = stage.init(stage.config.train.seed) if params is None else params
     return TrainState(params, jax.tree.map(jnp.copy, params), _optimizer(stage.config).init(params),
                       jnp.zeros([], jnp.uint32), jnp.zeros([], jnp.uint32))
 

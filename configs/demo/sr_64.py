@@ -17,6 +17,7 @@ def get_config():
     config.model.attention = ()
     config.model.resample = "between"
     config.diffusion.residual = True
+    config.diffusion.data_std = 0.1
     config.augment.max_level = 0.25
     config.train.images = 40_000
     config.train.batch_size = 8

@@ -54,7 +54,7 @@ def wiener_table(stage):
     x0 = np.repeat(to_float(images), DRAWS, axis=0)
     labels = np.repeat(labels, DRAWS)
     rng = np.random.default_rng(0)
-    network = jax.jit(lambda x, logsnr, y: stage.network.apply(stage.params, x, logsnr, y))
+    network = jax.jit(lambda x, logsnr, y: process.target("v", *stage.predict(stage.params, x, logsnr, y), logsnr))
     rows = []
     for b in range(BINS):
         t = (b + rng.random(len(x0))) / BINS
@@ -70,10 +70,7 @@ def wiener_table(stage):
         target = np.asarray(process.target("v", x0, eps, logsnr))
         losses = []
         for given in (labels, np.full_like(labels, stage.null_label)):
-            output = in_batches(network, x_t, logsnr, given)
-            kind = stage.config.diffusion.target
-            v = process.target("v", *process.prediction(kind, output, x_t, logsnr), logsnr)
-            losses.append(float(np.mean((np.asarray(v) - target) ** 2)))
+            losses.append(float(np.mean((in_batches(network, x_t, logsnr, given) - target) ** 2)))
         rows.append({"t": [b / BINS, (b + 1) / BINS], "network": losses[0], "network_without_class": losses[1],
                      "wiener": float(wiener), "ratio": losses[0] / float(wiener)})
     return rows
