@@ -97,7 +97,7 @@ def settings_of(stage, **changes):
 
 def _sharding():
     """Batches are split over all devices; everything else is everywhere."""
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("data",))
     return NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
 
 
@@ -144,7 +144,7 @@ def sample_stage(stage, labels, seed=0, lowres=None, **changes):
     `changes` are those of `settings_of`."""
     settings = settings_of(stage, **changes)
     counts = count_labels(labels)
-    devices = len(jax.devices())
+    devices = len(jax.local_devices())
     index = np.arange(-(-len(labels) // devices) * devices) % len(labels)  # padded to divide
     lowres = None if lowres is None else np.asarray(lowres, np.float32)[index]
     plan = _plan(stage, settings)
@@ -225,7 +225,7 @@ class Cascade:
         if first and settings[first].hand_over == "truncated":
             raise ValueError(f"`hand_over` (=truncated) of {start_at} must be non_truncated: a run that starts there "
                              "has finished images to go on from")
-        devices = len(jax.devices())
+        devices = len(jax.local_devices())
         if batch_size is not None and (batch_size < 1 or batch_size % devices):
             raise ValueError(f"`batch_size` (={batch_size}) must be at least 1 and divisible by the {devices} devices")
         # The last stage to run always finishes; the others may stop where the next one takes over.
@@ -241,7 +241,7 @@ class Cascade:
         """
         first, last, plans = self.check(settings, batch_size, start_at, stop_at)
         if batch_size is None:
-            devices = len(jax.devices())
+            devices = len(jax.local_devices())
             parts = -(-len(labels) // (8 * devices))  # of equal size, so that little is padded
             batch_size = -(-len(labels) // (parts * devices)) * devices
         chosen = range(first, last + 1)

@@ -1,6 +1,7 @@
 """The command line: `cdm VERB …`. Verbs import their heavy parts when they run; nothing here starts a backend.
 
-Exit codes: 0 done; 2 the user's mistake, one line on standard error.
+Exit codes: 0 done; 1 a run that came to nothing; 2 the user's mistake, one line on standard error; 75 stopped by
+SIGTERM with everything saved.
 """
 
 import argparse
@@ -63,10 +64,23 @@ def demo(args):
 def train(args):
     """Train a stage, or go on with its run."""
     from cdm import config
-    from cdm.training import loop
+    from cdm.training import loop, mesh, stop
 
-    loop.train(config.load(args.config, args.overrides), args.workdir)
-    print(f"trained; next: cdm export {args.workdir} --out STAGE")
+    settings = config.load(args.config, args.overrides)
+    if settings.train.deterministic:  # heard only before the backend starts
+        os.environ["XLA_FLAGS"] += " --xla_gpu_deterministic_ops=true"
+    if args.distributed or args.coordinator or args.processes is not None or args.process is not None:
+        mesh.join(args.coordinator, args.processes, args.process)
+    try:
+        loop.train(settings, args.workdir)
+    except stop.Stopped as e:
+        print(f"cdm: {e}", file=sys.stderr)
+        return 75
+    except FloatingPointError as e:
+        print(f"cdm: {e}", file=sys.stderr)
+        return 1
+    if mesh.leads():
+        print(f"trained; next: cdm export {args.workdir} --out STAGE")
 
 
 def export(args):
@@ -76,7 +90,7 @@ def export(args):
     from cdm.training import run
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns that a run it reads from is opened to read
-    run.export(args.runs, args.out, args.at, args.dtype)
+    run.export(args.runs, args.out, args.at, args.dtype, args.ema_sigma)
     print(f"wrote {args.out}")
 
 
@@ -132,6 +146,10 @@ def parser():
     p = verb(train, "train one stage; run again to resume")
     p.add_argument("--config", required=True, metavar="FILE", help=config_help)
     p.add_argument("--workdir", required=True, metavar="RUN", help="run folder, new or to resume")
+    p.add_argument("--distributed", action="store_true", help="one process of a job of SLURM, a TPU pod or MPI")
+    p.add_argument("--coordinator", metavar="HOST:PORT", help="one of a job started by hand: where process 0 is")
+    p.add_argument("--processes", type=int, metavar="N", help="of that job")
+    p.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0")
 
     p = verb(describe_, "print the size, cost and shapes of a config's stage as JSON")
     p.add_argument("--config", required=True, metavar="FILE", help=config_help)
@@ -140,6 +158,9 @@ def parser():
     p.add_argument("runs", nargs="+", metavar="RUN", help="run folders (or, for a cascade, stage folders)")
     p.add_argument("--out", required=True, metavar="FOLDER", help="folder to write; must not exist yet")
     p.add_argument("--at", type=int, metavar="IMAGES", help="the checkpoint after so many images (default: the newest)")
+    p.add_argument("--ema-sigma", type=float, metavar="S",
+                   help="instead of the average by half-life, that of power-function profile with this deviation, "
+                        "relative to the run's length, rebuilt from its snapshots")
     p.add_argument("--dtype", default="float32", choices=["float32", "float16"],
                    help="of the stored weights; they compute in float32 or bfloat16 all the same")
     return top
@@ -154,14 +175,13 @@ def main(argv=None):
         parser().error(f"unrecognized arguments: {' '.join(args_left)}")
     _start()
     try:
-        args.run(args)
+        return args.run(args) or 0
     except (ValueError, OSError) as e:
         print(f"cdm: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("cdm: stopped", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

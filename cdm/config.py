@@ -37,6 +37,7 @@ def base_stage(name, size):
     config.model.dropout = 0.0
     config.model.embedding = "adaptive"  # group norm's scale and shift, or "additive"
     config.model.resample = "block"  # inside residual blocks, or "between" them
+    config.model.remat = ()  # resolutions whose blocks are computed again in the backward pass instead of kept
     config.model.skip_rescale = False  # residual sums times 1/sqrt(2) (SR3)
 
     config.diffusion = ConfigDict()
@@ -56,9 +57,16 @@ def base_stage(name, size):
     config.train.clip = 1.0  # of the gradient's norm; 0 is off
     config.train.class_dropout = 0.1  # the null class of classifier-free guidance
     config.train.ema_half_life = 50_000
+    config.train.ema_sigmas = (0.05, 0.10)  # the power-function averages that snapshots keep for `export --ema-sigma`
+    config.train.accumulate = 1  # parts a batch is computed in, one after the other
+    config.train.max_skipped = 20  # batches in a row that are not finite before the run stops
+    config.train.deterministic = False  # on a GPU: slower kernels that give the same bits every time
 
-    config.checkpoint = ConfigDict({"every": 50_000, "keep": 2})
-    config.log = ConfigDict({"every": 2_000, "grid": 50_000})
+    # Of checkpoints the newest `keep` stay, and every one at a multiple of `keep_every` (0: none).
+    config.checkpoint = ConfigDict({"every": 50_000, "keep": 2, "keep_every": 0, "snapshots": 50_000})
+    config.log = ConfigDict({"every": 2_000, "grid": 50_000, "writers": ()})
+    # Devices: batches are split over all of them, parameters over groups of `fsdp`; -1 is as many as there are.
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1})
     config.sample = ConfigDict({"sampler": "ddim", "steps": 50, "guidance": 0.0})
     return config.lock()
 
@@ -146,8 +154,9 @@ def _count(config, *names, least=1):
 def validate(config):
     """Raise ValueError, naming the argument, its value and the rule, unless a stage can be built from the config."""
     _count(config, "size", "model.channels", "model.blocks", "model.heads", "train.images", "train.batch_size",
-           "checkpoint.every", "checkpoint.keep", "log.every", "log.grid", "sample.steps")
-    _count(config, "data.crop", "train.seed", "train.warmup", "train.ema_half_life", least=0)
+           "checkpoint.every", "checkpoint.keep", "checkpoint.snapshots", "log.every", "log.grid", "sample.steps",
+           "train.accumulate", "train.max_skipped", "mesh.fsdp")
+    _count(config, "data.crop", "train.seed", "train.warmup", "train.ema_half_life", "checkpoint.keep_every", least=0)
     _need(isinstance(config.name, str) and re.fullmatch(r"[A-Za-z0-9_-]+", config.name), "name", config.name,
           "be letters, digits, _ and -")
     model, data, train, sample = config.model, config.data, config.train, config.sample
@@ -159,8 +168,9 @@ def validate(config):
     factor = 2 ** (len(model.multipliers) - 1)
     _need(config.size % factor == 0, "size", config.size, f"be divisible by {factor}, the model's downsampling")
     levels = [config.size // 2**i for i in range(len(model.multipliers))]
-    for side in model.attention:
-        _need(side in levels, "model.attention", model.attention, f"name resolutions of the network: {levels}")
+    for name in ("attention", "remat"):
+        _need(all(side in levels for side in model[name]), f"model.{name}", model[name],
+              f"name resolutions of the network: {levels}")
     for side in (*model.attention, *levels[-1:] * bool(model.attention)):  # and in the middle block
         width = model.channels * model.multipliers[levels.index(side)]
         _need(width % model.heads == 0, "model.heads", model.heads, f"divide the {width} channels at {side} px")
@@ -173,6 +183,15 @@ def validate(config):
     _need(train.learning_rate > 0, "train.learning_rate", train.learning_rate, "be positive")
     _need(train.clip >= 0, "train.clip", train.clip, "be at least 0")
     _need(0 <= train.class_dropout < 1, "train.class_dropout", train.class_dropout, "lie in [0, 1)")
+    _need(all(0 < sigma < 0.28 for sigma in train.ema_sigmas), "train.ema_sigmas", train.ema_sigmas,
+          "lie between 0 and 0.28")
+    _need(len(train.ema_sigmas) == 0 or len(set(train.ema_sigmas)) > 1, "train.ema_sigmas", train.ema_sigmas,
+          "be two or more, or none")
+    _need(train.batch_size % train.accumulate == 0, "train.accumulate", train.accumulate,
+          f"divide the batch (={train.batch_size})")
+    _need(config.mesh.data == -1 or config.mesh.data >= 1, "mesh.data", config.mesh.data, "be at least 1, or -1")
+    _need(all(writer in ("tensorboard", "wandb") for writer in config.log.writers), "log.writers", config.log.writers,
+          "be tensorboard or wandb")
     _need(train.decay in ("none", "cosine"), "train.decay", train.decay, "be none or cosine")
     _need(sample.sampler in ("ancestral", "ddim", "dpmpp_2m"), "sample.sampler", sample.sampler,
           "be ancestral, ddim or dpmpp_2m")

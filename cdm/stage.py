@@ -106,14 +106,17 @@ class Stage:
         dropped = jax.vmap(jax.random.uniform)(drop_keys) < config.train.class_dropout
         label = jnp.where(dropped, self.null_label, label)
         eps = augment.normal(eps_keys, x0.shape[1:])
-        x_t = process.q_sample(x0, logsnr, eps)
         # One dropout mask a batch: the network draws for all its examples at once.
         dropout = jax.random.fold_in(jax.random.fold_in(root, index[0]), 6) if config.model.dropout else None
-        y_t, logsnr_y, mean, std = self.standardise(x_t, logsnr, lowres, aug_logsnr)
-        output = self.network.apply(params, y_t, logsnr_y, label, lowres, aug_logsnr, dropout)
-        loss = process.mse(config.diffusion.target, output, (x0 - mean) / std, eps, logsnr_y)
+        loss = self.regress(params, x0, logsnr, eps, label, lowres, aug_logsnr, dropout)
         bins = jnp.minimum((t * BINS).astype(jnp.int32), BINS - 1)
         return jnp.mean(loss), (jnp.zeros(BINS).at[bins].add(loss), jnp.zeros(BINS).at[bins].add(1.0))
+
+    def regress(self, params, x0, logsnr, eps, label, lowres=None, aug_logsnr=None, dropout_key=None):
+        """The loss [B] of what the network makes of x0 [B, H, W, 3] under the noise eps."""
+        y_t, logsnr_y, mean, std = self.standardise(process.q_sample(x0, logsnr, eps), logsnr, lowres, aug_logsnr)
+        output = self.network.apply(params, y_t, logsnr_y, label, lowres, aug_logsnr, dropout_key)
+        return process.mse(self.config.diffusion.target, output, (x0 - mean) / std, eps, logsnr_y)
 
     def standardise(self, x_t, logsnr, lowres=None, aug_logsnr=None):
         """(y_t, logsnr_y, mean, std): what the network sees of x_t [B, H, W, 3], and what tells x0 = mean + std y0.

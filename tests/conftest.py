@@ -35,7 +35,7 @@ def tiny(config):
         config.model.attention, config.model.heads = (config.size // 2,), 2
         config.train.images, config.train.batch_size, config.train.warmup = 32, 4, 8
         config.train.learning_rate, config.train.ema_half_life = 3e-3, 16
-        config.checkpoint.every, config.checkpoint.keep = 8, 10
+        config.checkpoint.every, config.checkpoint.keep, config.checkpoint.snapshots = 8, 10, 16
         config.log.every, config.log.grid = 4, 1_000_000
         config.sample.steps, config.sample.sampler = 4, "ancestral"
         if "augment" in config:

@@ -2,39 +2,38 @@
 
 import functools
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image
 
+from cdm import config as configs
 from cdm.data.sources import open_source, read_square
+from cdm.describe import describe
 from cdm.images.resize import resize, to_float
-from cdm.stage import flatten, load_stage
-from cdm.training import loop
+from cdm.stage import Stage, flatten, load_stage
+from cdm.training import ema, loop, speed
 from cdm.training import run as runs
 from cdm.training import state as states
 from cdm.training.checkpoints import Checkpoints
-from cdm.training.log import Log
+from cdm.training.log import WRITERS, Log
+from cdm.training.mesh import Partition
 
 
 def saved(run, images):
     """The whole state of a run's checkpoint."""
     like = jax.eval_shape(functools.partial(states.create, runs.open_run(run)))
     with Checkpoints(run) as checkpoints:
-        return jax.device_get(checkpoints.restore(images, like))
+        return states.TrainState(**jax.device_get(checkpoints.restore(images, like._asdict())))
 
 
 def rows(run):
     """The rows of a run's metrics, without the clock's."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "images_per_second"} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if k != "speed"} for line in lines]
 
 
 def assert_equal(one, other):
@@ -135,13 +134,13 @@ def stage(make_stage, run):
 def begun(stage):
     """(step, state before the first image, its parameters lively), made as the loop makes them, so that the session has
     compiled them already."""
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
-    everywhere, spread = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
-    state = jax.jit(functools.partial(states.create, stage), out_shardings=everywhere)()
-    params = jax.device_put(stage.params, everywhere)
-    step = jax.jit(functools.partial(states.step, stage), donate_argnums=0, in_shardings=(everywhere, spread),
-                   out_shardings=everywhere)
-    return lambda state, batch: step(jax.tree.map(jnp.copy, state), batch), state._replace(params=params, ema=params)
+    partition = Partition(stage.config)
+    state = jax.jit(functools.partial(states.create, stage), out_shardings=partition.everywhere)()
+    params = jax.device_put(stage.params, partition.everywhere)
+    step = loop._compile(stage, partition, state)[0]
+    power = dict.fromkeys(state.power, params)
+    return (lambda state, batch: step(jax.tree.map(jnp.copy, state), partition.batch(batch)),
+            state._replace(params=params, ema=params, power=power))
 
 
 @pytest.fixture
@@ -197,17 +196,17 @@ def test_a_step_that_is_not_finite_advances_the_images_and_nothing_else(step, st
     params = {**good.params, "out_2": {**good.params["out_2"], "bias": good.params["out_2"]["bias"].at[0].set(poison)}}
     before = good._replace(params=params)
     after, metrics = step(before, batch(4))
-    assert not np.isfinite(metrics["loss"])
-    for name in ("params", "ema", "optimizer"):
+    assert metrics["streak"] == after.streak == 1
+    for name in ("params", "ema", "power", "optimizer"):
         assert_equal(getattr(after, name), getattr(before, name))
     assert (after.images, after.skipped) == (8, 1) and good.skipped == 0
 
 
 def test_the_loss_falls_on_a_handful_of_images(step, start):
     state, losses = start, []
-    for i in range(300):
-        state, metrics = step(state, batch(0) | {"index": batch(4 * i)["index"]})
-        losses.append(float(metrics["loss"]))
+    for i in range(300):  # a row is every batch
+        state, _ = step(state, batch(0) | {"index": batch(4 * i)["index"]})
+        losses.append(float(state.totals["loss"]))
     assert np.mean(losses[-50:]) < 0.8 * np.mean(losses[:50])
 
 
@@ -265,33 +264,112 @@ def test_an_sr_preview_shows_the_input_the_sample_and_the_real_picture(sr_stage,
     np.testing.assert_array_equal(last, to_float(read_square(source, len(source) - 1, 16)))
 
 
-FOUR_DEVICES = """
-import json, sys
-from cdm import config as configs
-from cdm.training import loop
-tree = json.loads(open(sys.argv[1]).read())["config"]
-tree["train"]["images"], tree["train"]["batch_size"] = 16, int(sys.argv[3])
-loop.train(configs.from_dict(tree), sys.argv[2])
-"""
+@pytest.mark.parametrize("parts", [2, 4])
+def test_an_accumulated_gradient_is_that_of_the_batch(stage, parts):
+    tree = stage.config.to_dict()
+    tree["train"]["accumulate"] = parts
+    split = Stage(configs.from_dict(tree), stage.classes)
+    whole, sums = (jax.jit(functools.partial(states.gradient, one))(stage.params, batch(0)) for one in (stage, split))
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(sums)):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-def on_four_devices(*arguments):
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    command = [sys.executable, "-c", FOUR_DEVICES, *map(str, arguments)]
-    return subprocess.run(command, env=env, capture_output=True, text=True)
+def test_a_rematerialised_level_keeps_less_and_gives_the_same_gradient(make_stage, tiny_sr, lively):
+    image, label = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8), np.zeros(4, np.int32)
+    kept, slopes = [], []
+    for remat in ((), (16, 8)):
+        tiny_sr.model.remat = remat
+        one = make_stage(tiny_sr)
+
+        def loss(params, one=one):
+            return one.loss(params, image, label, np.arange(4, dtype=np.uint32), 0)[0]
+
+        leaves = jax.tree.leaves(jax.eval_shape(lambda params, loss=loss: jax.vjp(loss, params)[1], one.params))
+        kept.append(sum(leaf.size for leaf in leaves))
+        slopes.append(jax.jit(jax.grad(loss))(one.params))
+    assert kept[1] < 0.7 * kept[0]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), *slopes)
 
 
-@pytest.mark.slow
-def test_four_devices_train_the_same_stage_and_one_exports_it(run, tmp_path):
-    done = on_four_devices(run / "config.json", tmp_path / "run", 4)
-    assert done.returncode == 0, done.stderr
-    runs.export([tmp_path / "run"], tmp_path / "stage")
-    for name, leaf in flatten(load_stage(tmp_path / "stage").params).items():
-        np.testing.assert_allclose(leaf, flatten(saved(run, 16).ema)[name], atol=1e-3, err_msg=name)
+def test_the_powers_are_their_formula(step, start):
+    state, power = start, {name: flatten(jax.device_get(tree)) for name, tree in start.power.items()}
+    for images in range(4, 45, 4):
+        state, _ = step(state, batch(images - 4))
+        for name, leaves in power.items():
+            keep = (1 - 4 / images) ** (ema.gamma(float(name)) + 1)
+            for leaf, value in flatten(state.params).items():
+                leaves[leaf] = keep * np.float64(leaves[leaf]) + (1 - keep) * np.float64(value)
+    assert power.keys() == {"0.05", "0.1"}
+    for name, leaves in power.items():
+        for leaf, value in flatten(state.power[name]).items():
+            np.testing.assert_allclose(value, leaves[leaf], atol=2e-6, err_msg=leaf)
 
 
-@pytest.mark.slow
-def test_a_batch_that_the_devices_do_not_divide_is_refused_before_anything_is_written(run, tmp_path):
-    done = on_four_devices(run / "config.json", tmp_path / "run", 6)
-    assert "`train.batch_size` (=6) must be divisible by the 4 devices" in done.stderr
-    assert not (tmp_path / "run").exists()
+def test_an_export_of_another_sigma_is_rebuilt_and_of_a_stored_one_is_it(run, tmp_path):
+    runs.export([run], tmp_path / "stored", ema_sigma=0.1)
+    runs.export([run], tmp_path / "rebuilt", ema_sigma=0.08)
+    state, stage = saved(run, 32), load_stage(tmp_path / "stored")
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), stage.params, state.power["0.1"])
+    assert stage.facts == {"images": 32, "weights": "power-function ema", "ema_sigma": 0.1}
+    # Between the two that were stored, as its length is.
+    rebuilt, low, high = (flatten(tree) for tree in (load_stage(tmp_path / "rebuilt").params, state.power["0.05"],
+                                                     state.power["0.1"]))
+    far = sum(np.sum((high[name] - low[name]) ** 2) for name in low)
+    for end in (low, high):
+        assert 0 < sum(np.sum((rebuilt[name] - end[name]) ** 2) for name in low) < far
+    for sigma, at, rule in ((0.3, None, "`ema_sigma` \\(=0.3\\) must lie between"), (0.1, 17, "there are: 16, 32")):
+        with pytest.raises(ValueError, match=rule):
+            runs.export([run], tmp_path / "none", at=at, ema_sigma=sigma)
+
+
+def test_checkpoints_at_a_multiple_are_kept(run_config, tmp_path):
+    run_config.checkpoint.keep, run_config.checkpoint.keep_every = 1, 16
+    loop.train(run_config, tmp_path / "run")
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        assert checkpoints.all() == [16, 32]
+
+
+def test_a_run_that_diverges_stops_and_says_where(run_config, tmp_path):
+    run_config.train.learning_rate, run_config.train.clip, run_config.train.max_skipped = 1e30, 0.0, 2
+    run_config.train.images = 64
+    with pytest.raises(FloatingPointError, match="`train.max_skipped` .*examples [0-9]+ to [0-9]+ .* at [0-9]+ images"):
+        loop.train(run_config, tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_network_is_refused_and_left_alone(run, run_config, tmp_path):
+    run_config.model.channels = 16
+    loop.train(run_config, tmp_path / "run")
+    shutil.copytree(run / "checkpoints" / "32", tmp_path / "run" / "checkpoints" / "40")
+    run_config.train.images = 64
+    with pytest.raises(ValueError, match="`workdir` .* a checkpoint of another network: \\S+ is .* at 40 images"):
+        loop.train(run_config, tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "40").exists()
+
+
+def test_a_run_tells_its_speed(run):
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        clock = json.loads(line)["speed"]
+        assert clock["images_per_second"] > 0 and 0 <= clock["data_wait"] <= 1 and clock["peak_memory_bytes"] > 1e7
+        assert clock["flops_per_second"] / clock["images_per_second"] == pytest.approx(
+            speed.flops_per_image(runs.open_run(run)))
+        assert clock["mfu"] is None  # nobody states the peak of this CPU
+    assert clock["compile_seconds"] == 0
+
+
+def test_model_flops_are_three_forward_passes_of_what_is_trained_on(tiny_sr):
+    stage = Stage(tiny_sr, ("a",))
+    whole = speed.flops_per_image(stage)
+    tiny_sr.data.crop = 8
+    assert speed.flops_per_image(Stage(tiny_sr, ("a",))) == pytest.approx(whole / 4, rel=0.1)
+    assert whole == pytest.approx(3 * describe(tiny_sr)["flops_per_image"]["denoise"], rel=0.02)
+
+
+def test_whoever_listens_gets_the_numbers_of_a_row(tmp_path, monkeypatch):
+    heard = []
+    monkeypatch.setitem(WRITERS, "tensorboard", lambda run: (lambda images, values: heard.append((images, values)),
+                                                             lambda: heard.append("closed")))
+    log = Log(tmp_path, 0, 100, ["tensorboard"])
+    log.row(images=10, loss=float("inf"), loss_by_bin=[0.5, None], speed={"mfu": 0.25})
+    log.close()
+    assert heard == [(10, {"loss_by_bin/0": 0.5, "speed/mfu": 0.25}), "closed"]
+    assert rows(tmp_path) == [{"images": 10, "loss": None, "loss_by_bin": [0.5, None]}]

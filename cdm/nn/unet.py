@@ -23,6 +23,7 @@ class UNet(nn.Module):
     multipliers: tuple[int, ...]
     blocks: int
     attention_levels: tuple[int, ...]
+    remat_levels: tuple[int, ...]
     heads: int
     dropout: float
     embedding: str
@@ -39,50 +40,55 @@ class UNet(nn.Module):
         if self.super_resolution:
             x = jnp.concatenate([x, resize(lowres, x.shape[1:3])], axis=-1)
 
-        def residual(channels, name, resample="none"):
-            block = layers.ResBlock(channels, self.dropout, self.embedding, resample, self.rescale, self.dtype,
-                                    name=name)
+        def kept(kind, level, static=()):
+            # What the backward pass of these levels needs is computed again.
+            return nn.remat(kind, static_argnums=static) if level in self.remat_levels else kind
+
+        def residual(channels, level, name, resample="none"):
+            block = kept(layers.ResBlock, level, (3,))(  # 3 is `train`
+                channels, self.dropout, self.embedding, resample, self.rescale, self.dtype, name=name)
             return lambda h: block(h, emb, train)
 
         def attend(h, level, name):
             if level not in self.attention_levels:
                 return h
-            return layers.Attention(self.heads, self.rescale, self.dtype, name=name)(h)
+            return kept(layers.Attention, level)(self.heads, self.rescale, self.dtype, name=name)(h)
 
         h = layers.conv(self.channels, 3, self.dtype, "input_blocks_0_0")(x.astype(self.dtype))
         skips, index = [h], 1
         for level, multiplier in enumerate(self.multipliers):
             for _ in range(self.blocks):
-                h = residual(multiplier * self.channels, f"input_blocks_{index}_0")(h)
+                h = residual(multiplier * self.channels, level, f"input_blocks_{index}_0")(h)
                 h = attend(h, level, f"input_blocks_{index}_1")
                 skips.append(h)
                 index += 1
             if level + 1 < len(self.multipliers):
                 name = f"input_blocks_{index}_0"
                 if self.resample == "block":
-                    h = residual(h.shape[-1], name, "down")(h)
+                    h = residual(h.shape[-1], level, name, "down")(h)
                 else:
                     h = nn.Conv(h.shape[-1], (3, 3), (2, 2), padding=1, dtype=self.dtype,
                                 kernel_init=layers.kernel_init, name=name)(h)
                 skips.append(h)
                 index += 1
 
-        h = residual(h.shape[-1], "middle_block_0")(h)
+        bottom = len(self.multipliers) - 1
+        h = residual(h.shape[-1], bottom, "middle_block_0")(h)
         # Whoever wants attention nowhere gets a network that is convolutional throughout, for any window size.
         if self.attention_levels:
-            h = layers.Attention(self.heads, self.rescale, self.dtype, name="middle_block_1")(h)
-        h = residual(h.shape[-1], "middle_block_2")(h)
+            h = kept(layers.Attention, bottom)(self.heads, self.rescale, self.dtype, name="middle_block_1")(h)
+        h = residual(h.shape[-1], bottom, "middle_block_2")(h)
 
         index = 0
         for level, multiplier in reversed(list(enumerate(self.multipliers))):
             for block in range(self.blocks + 1):
-                h = residual(multiplier * self.channels, f"output_blocks_{index}_0")(
+                h = residual(multiplier * self.channels, level, f"output_blocks_{index}_0")(
                     jnp.concatenate([h, skips.pop()], axis=-1))
                 h = attend(h, level, f"output_blocks_{index}_1")
                 if level > 0 and block == self.blocks:
                     name = f"output_blocks_{index}_{2 if level in self.attention_levels else 1}"
                     if self.resample == "block":
-                        h = residual(h.shape[-1], name, "up")(h)
+                        h = residual(h.shape[-1], level, name, "up")(h)
                     else:
                         h = layers.conv(h.shape[-1], 3, self.dtype, name)(layers.upsample(h))
                 index += 1
@@ -132,6 +138,7 @@ def build(model, size, lowres_size, num_classes, dtype="float32"):
     net = UNet(
         channels=model.channels, multipliers=tuple(model.multipliers), blocks=model.blocks,
         attention_levels=tuple(level for level, side in enumerate(levels) if side in model.attention),
+        remat_levels=tuple(level for level, side in enumerate(levels) if side in model.remat),
         heads=model.heads, dropout=model.dropout, embedding=model.embedding, resample=model.resample,
         rescale=model.skip_rescale, num_classes=num_classes, super_resolution=lowres_size is not None,
         output_channels=3, dtype=jnp.dtype(dtype))

@@ -1,5 +1,6 @@
-"""Checkpoints of a run: RUN/checkpoints/<images>, written by Orbax in the background and renamed when whole."""
+"""Checkpoints of a run: RUN/<room>/<images>, written by Orbax in the background and renamed when whole."""
 
+import contextlib
 import pathlib
 
 import jax
@@ -7,35 +8,65 @@ import orbax.checkpoint as ocp
 
 
 class Checkpoints:
-    """The checkpoints under a run folder: to read, or with `keep` to write too and to keep the newest so many.
+    """The checkpoints in RUN/checkpoints (or another room of it): to read, or to `write` too and to keep the newest
+    `keep` (None: all) and every one at a multiple of `keep_every`.
 
     A context manager: on leaving, the save under way is waited for.
     """
 
-    def __init__(self, run, keep=None):
+    def __init__(self, run, room="checkpoints", write=False, keep=None, keep_every=0):
         # What a killed process left half-written is removed by whoever writes next.
-        options = (ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True) if keep else
+        options = (ocp.CheckpointManagerOptions(max_to_keep=keep, keep_period=keep_every or None,
+                                                cleanup_tmp_directories=True) if write else
                    ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False))
-        self._manager = ocp.CheckpointManager(pathlib.Path(run).absolute() / "checkpoints", options=options)
+        self._run = run
+        self._manager = ocp.CheckpointManager(pathlib.Path(run).absolute() / room, options=options,
+                                              item_handlers=ocp.StandardCheckpointHandler())
 
     def all(self):
         """Images seen by each checkpoint, rising."""
         return sorted(self._manager.all_steps())
 
-    def save(self, images, state):
-        """Begin to save the state; a save still under way is waited for first."""
-        self._manager.save(images, args=ocp.args.StandardSave(state._asdict()))
+    def save(self, images, tree):
+        """Begin to save a nested dict of arrays; a save still under way is waited for first. What is there already is
+        left as it is."""
+        if images not in self.all():
+            self._try(lambda: self._manager.save(images, args=ocp.args.StandardSave(tree), force=True))
 
     def restore(self, images, like):
-        """The state saved at `images`, shaped and placed as `like`: the fresh state of the same config, or its shapes
-        alone, which go to the first device, whatever devices they were saved from."""
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        """What was saved at `images`, in the shapes, types and shardings of `like`, whatever devices it was saved from;
+        shapes without a sharding go to the first device."""
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here),
-                              like._asdict())
-        return type(like)(**self._manager.restore(images, args=ocp.args.StandardRestore(target)))
+                              like)
+        found = self._manager.item_metadata(images)
+        shapes = [{jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+                   for path, leaf in jax.tree.leaves_with_path(tree)} for tree in (found.tree, target)]
+        if shapes[0] != shapes[1]:
+            name = sorted(set(shapes[0].items()) ^ set(shapes[1].items()))[0][0]
+            raise ValueError(f"`workdir` (={self._run}) holds a checkpoint of another network: {name} is "
+                             f"{shapes[0].get(name, 'missing')} at {images} images, the config wants "
+                             f"{shapes[1].get(name, 'none')}")
+        return self._manager.restore(images, args=ocp.args.StandardRestore(target))
+
+    def wait(self):
+        """Wait until what was begun is whole."""
+        self._try(self._manager.wait_until_finished)
+
+    def _try(self, act):
+        try:
+            act()
+        except Exception as e:  # Orbax and its storage raise kinds of their own
+            last = max(self.all(), default=None)
+            left = "none was whole before" if last is None else f"the one at {last} images is untouched"
+            raise OSError(f"`workdir` (={self._run}) did not take a checkpoint, {left}: "
+                          f"{' '.join(str(e).split())}") from e
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self._manager.close()
+    def __exit__(self, kind, *_):
+        if kind is None:
+            self.wait()
+        with contextlib.suppress(Exception):  # a failed save was told of, or a worse thing is under way
+            self._manager.close()

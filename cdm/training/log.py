@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl, one row at a time, and the progress bar."""
+"""The log of a run: metrics.jsonl, one row at a time, the progress bar, and whoever else is asked to listen."""
 
 import json
 import math
@@ -7,12 +7,54 @@ import pathlib
 from tqdm import tqdm
 
 
+def _tensorboard(run):
+    from tensorboardX import SummaryWriter  # writes its event files without TensorFlow
+
+    writer = SummaryWriter(str(run / "tensorboard"))
+
+    def write(images, values):
+        for name, value in values.items():
+            writer.add_scalar(name, value, images)
+        writer.flush()
+
+    return write, writer.close
+
+
+def _wandb(run):
+    import wandb
+
+    # One run of theirs for one of ours, resumed as ours is.
+    name = run.absolute().name
+    session = wandb.init(project="cdm", name=name, id=f"{name}-{(run / 'config.json').stat().st_ino:x}", dir=str(run),
+                         resume="allow")
+    return lambda images, values: session.log({"images": images, **values}), session.finish
+
+
+WRITERS = {"tensorboard": _tensorboard, "wandb": _wandb}
+
+
+def _flat(values, prefix=""):
+    """The numbers in a row, by slash-joined names; those of a list by place."""
+    for name, value in values.items() if isinstance(values, dict) else enumerate(values):
+        if isinstance(value, (dict, list)):
+            yield from _flat(value, f"{prefix}{name}/")
+        elif value is not None:
+            yield f"{prefix}{name}", value
+
+
 class Log:
     """Rows of RUN/metrics.jsonl and a bar on standard error. Opened at `images`, rows past it are cut: they belong to
-    work that was lost with the process and will be done again."""
+    work that was lost with the process and will be done again. `writers`, of WRITERS, get the same numbers. Without a
+    run, as in all processes of a job but one, it keeps quiet."""
 
-    def __init__(self, run, images, total):
-        self._path = pathlib.Path(run) / "metrics.jsonl"
+    def __init__(self, run, images, total, writers=()):
+        self._path, self._writers = None, []
+        self._bar = tqdm(total=total, initial=images, unit="img", smoothing=0.1, dynamic_ncols=True,
+                         disable=run is None)
+        if run is None:
+            return
+        run = pathlib.Path(run)
+        self._path = run / "metrics.jsonl"
         rows = []
         if self._path.exists():
             for line in self._path.read_text().splitlines():
@@ -25,20 +67,42 @@ class Log:
         partial = self._path.with_suffix(".partial")
         partial.write_text("".join(rows))
         partial.replace(self._path)
-        self._bar = tqdm(total=total, initial=images, unit="img", smoothing=0.1, dynamic_ncols=True)
+        try:
+            self._writers = [WRITERS[name](run) for name in writers]
+        except ImportError as e:
+            raise ValueError(f"`log.writers` (={', '.join(writers)}) must be installed: pip install 'cdm[loggers]' "
+                             f"({e})") from e
 
     def advance(self, count):
         self._bar.update(count)
 
     def row(self, **values):
         """Append a row; `images` and `loss` are among its values."""
-        finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
+        if self._path is None:
+            return
+        text = json.dumps(_finite(values))
         with self._path.open("a") as f:
-            f.write(json.dumps(finite) + "\n")
+            f.write(text + "\n")
+        numbers = dict(_flat(_finite(values)))
+        images = numbers.pop("images")
+        for write, _ in self._writers:
+            write(images, numbers)
         self._bar.set_postfix(loss=f"{values['loss']:.4f}")
 
     def say(self, text):
-        self._bar.write(text)
+        if self._path is not None:
+            self._bar.write(text)
 
     def close(self):
+        for _, close in self._writers:
+            close()
         self._bar.close()
+
+
+def _finite(value):
+    """JSON has no infinity and no NaN: they are null."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,12 +1,16 @@
-"""`train`: from a config and a run folder to a trained stage. Whatever the folder holds is resumed from."""
+"""`train`: from a config and a run folder to a trained stage. Whatever the folder holds is resumed from.
 
+Every process of a job runs all of this, on its slice of each batch; the first one writes what is written once.
+"""
+
+import contextlib
 import functools
 import pathlib
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from cdm import cascade as runner
 from cdm.data.pipeline import batches
@@ -14,74 +18,130 @@ from cdm.data.sources import open_source, read_square
 from cdm.images.files import write_grid
 from cdm.images.resize import resize, to_float
 from cdm.stage import Stage, load_stage
+from cdm.training import mesh, speed
 from cdm.training import state as states
 from cdm.training.checkpoints import Checkpoints
 from cdm.training.log import Log
 from cdm.training.run import claim, facts
+from cdm.training.stop import Stopped, on_sigterm
 
 
 def train(config, run):
     """Train the stage of `config` in the folder `run`, from its newest checkpoint if it has one; returns the Stage
-    with the averaged (EMA) parameters."""
+    with the averaged (EMA) parameters. Raises Stopped after a SIGTERM, everything saved."""
     run = pathlib.Path(run)
     source = open_source(config.data.source)
-    devices = jax.devices()
-    if config.train.batch_size % len(devices):
-        raise ValueError(f"`train.batch_size` (={config.train.batch_size}) must be divisible by the {len(devices)} "
-                         "devices")
+    partition = mesh.Partition(config)
     stage = Stage(config, source.classes)
     stage.plan(runner.settings_of(stage).steps)  # what the grids will need is checked now, not hours in
-    with claim(run, config, source.classes), Checkpoints(run, config.checkpoint.keep) as checkpoints:
-        return _train(stage, source, run, checkpoints, devices)
+    with contextlib.ExitStack() as stack:
+        if mesh.leads():
+            stack.enter_context(claim(run, config, source.classes))
+        mesh.wait("the run is claimed")
+        kept = stack.enter_context(Checkpoints(run, write=True, keep=config.checkpoint.keep,
+                                               keep_every=config.checkpoint.keep_every))
+        snapshots = stack.enter_context(Checkpoints(run, "snapshots", write=True))
+        asked = stack.enter_context(on_sigterm())
+        return _train(stage, source, run, partition, kept, snapshots, asked)
 
 
-def _train(stage, source, run, checkpoints, devices):
+def _train(stage, source, run, partition, kept, snapshots, asked):
     config, batch_size, total = stage.config, stage.config.train.batch_size, stage.config.train.images
-    mesh = jax.sharding.Mesh(np.array(devices), ("data",))
-    everywhere, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    images = max(checkpoints.all(), default=0)
-    params = None
-    if config.train.init_from and not images:
-        params = stage.inherit(load_stage(config.train.init_from), config.train.seed)
-    state = jax.jit(functools.partial(states.create, stage), out_shardings=everywhere)(params)
-    step = jax.jit(functools.partial(states.step, stage), donate_argnums=0, in_shardings=(everywhere, spread),
-                   out_shardings=everywhere)
-    if images:
-        state = checkpoints.restore(images, state)
-    log = Log(run, images, total)
+    state, images = _begin(stage, partition, kept)
+    log = Log(run if mesh.leads() else None, images, total, config.log.writers)
     log.say(f"{stage.name}: {f'resumed from {images}' if images else 'new run'}, to {total} images in {run}")
+    for warning in warnings(config, source) if not images else ():
+        log.say(f"{stage.name}: {warning}")
+    step, seconds = _compile(stage, partition, state)
+    clock = speed.Clock(stage, seconds)
 
     def due(every):
         """Whether the batch that ends at `images` passed a multiple of `every`, or was the last."""
         return images // every > (images - batch_size) // every or images + batch_size > total
 
-    pending, since = [], time.monotonic()
-    for batch in batches(source, config, images, total):
-        state, metrics = step(state, jax.device_put(batch, spread))
-        images += batch_size
-        pending.append(metrics)
+    before, stream = None, batches(source, config, images, total)
+    while images + batch_size <= total:
+        waits = time.monotonic()
+        batch = partition.batch(next(stream))
+        waited = time.monotonic() - waits
+        state, metrics = step(state, batch)
         # One step ahead of the device and no more, so that the bar tells the truth and memory stays flat.
-        jax.block_until_ready(pending[-2:][0])
+        if before and int(before["streak"]) >= config.train.max_skipped:
+            raise FloatingPointError(
+                f"`train.max_skipped` (={config.train.max_skipped}) batches in a row were not finite, the last of them "
+                f"examples {images - batch_size} to {images - 1} of seed {config.train.seed}; "
+                f"the last checkpoint is at {max(kept.all(), default=0)} images")
+        before, images = metrics, images + batch_size
+        clock.step(batch_size, waited)
         log.advance(batch_size)
         if due(config.log.every):
-            rows, now = jax.device_get(pending), time.monotonic()
-            sums, counts = sum(r["bin_sums"] for r in rows), sum(r["bin_counts"] for r in rows)
-            log.row(images=images, loss=float(np.mean([r["loss"] for r in rows])),
-                    loss_by_bin=[float(s / c) if c else None for s, c in zip(sums, counts)],
-                    gradient_norm=float(rows[-1]["gradient_norm"]), skipped=int(state.skipped),
-                    learning_rate=float(states.learning_rate(config, images)),
-                    images_per_second=len(rows) * batch_size / (now - since))
-            pending, since = [], now
+            log.row(**_row(config, state, metrics, images), speed=clock.row())
         if due(config.checkpoint.every):
-            checkpoints.save(images, state)
+            kept.save(images, state._asdict())
+        if due(config.checkpoint.snapshots) and state.power:
+            snapshots.save(images, state.power)
         if due(config.log.grid):
-            stage.params, before = state.ema, time.monotonic()
-            write_grid(run / "samples" / f"{images:09d}.png", preview(stage, source))
-            since += time.monotonic() - before  # img/s is of training alone
+            began = time.monotonic()
+            stage.params = partition.whole(state.ema)
+            grid = preview(stage, source)
+            if mesh.leads():
+                write_grid(run / "samples" / f"{images:09d}.png", grid)
+            clock.out(time.monotonic() - began)
+        if asked(images // batch_size) and images + batch_size <= total:
+            kept.save(images, state._asdict())
+            kept.wait()
+            log.close()
+            raise Stopped(f"{stage.name} was asked to stop and is saved at {images} of {total} images; "
+                          "the same command goes on")
     log.close()
-    stage.params = jax.device_get(state.ema)
+    stage.params = partition.whole(state.ema)
     stage.facts = facts(run, images)
     return stage
+
+
+def _begin(stage, partition, kept):
+    """(state on the devices, images): the newest checkpoint's, the parent's or a fresh one, born where it lies."""
+    create = functools.partial(states.create, stage)
+    shapes = jax.eval_shape(create)
+    shardings = partition.shardings(shapes)
+    images = max(kept.all(), default=0)
+    if images:
+        like = jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+                            shapes, shardings)
+        return states.TrainState(**kept.restore(images, like._asdict())), images
+    parent = stage.config.train.init_from
+    params = [stage.inherit(load_stage(parent), stage.config.train.seed)] if parent else []
+    return jax.jit(create, out_shardings=shardings)(*params), 0
+
+
+def _compile(stage, partition, state):
+    """(step(state, batch), seconds it took to compile)."""
+    began, size, count = time.monotonic(), stage.size, stage.config.train.batch_size
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    batch = {name: jax.ShapeDtypeStruct((count, *shape), dtype, sharding=partition.spread) for name, shape, dtype in (
+        ("image", (size, size, 3), jnp.uint8), ("label", (), jnp.int32), ("index", (), jnp.uint32))}
+    step = jax.jit(functools.partial(states.step, stage, partition), donate_argnums=0,
+                   out_shardings=(shardings, partition.everywhere))
+    return step.lower(shapes, batch).compile(), time.monotonic() - began
+
+
+def _row(config, state, metrics, images):
+    """What a row of the log says of the training itself: the same numbers however often the run was stopped."""
+    totals = jax.device_get(state.totals)
+    return {
+        "images": images, "loss": float(totals["loss"] / totals["batches"]) if totals["batches"] else float("nan"),
+        "loss_by_bin": [float(s / c) if c else None for s, c in zip(totals["bin_sums"], totals["bin_counts"])],
+        "gradient_norm": float(metrics["gradient_norm"]), "skipped": int(state.skipped),
+        "learning_rate": float(states.learning_rate(config, images))}
+
+
+def warnings(config, source):
+    """What makes a run unlikely to end well, a line each."""
+    if len(source) < 10_000:
+        yield f"warning: {len(source)} images are few; under 10000 the model begins to remember them"
+    if config.train.batch_size < 32:
+        yield f"warning: `train.batch_size` (={config.train.batch_size}) is small; under 32 the gradient is noisy"
 
 
 def preview(stage, source, columns=8):

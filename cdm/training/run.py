@@ -16,6 +16,7 @@ from cdm import config as configs
 from cdm.cascade import Cascade
 from cdm.images.files import hold, reading, write_json
 from cdm.stage import Stage, load_stage
+from cdm.training import ema as averages
 from cdm.training import state as states
 from cdm.training.checkpoints import Checkpoints
 
@@ -34,9 +35,10 @@ def differences(old, new, prefix=""):
     return [d for name in names for d in differences(old.get(name), new.get(name), f"{prefix}{name}.")]
 
 
-# What may change when a run is resumed: how long (with it the end of a cosine decay), how often, and where the same
-# data lies; nothing that the numbers so far rest on.
-CHANGEABLE = ("train.images", "checkpoint.", "log.", "sample.", "data.cache", "data.source")
+# What may change when a run is resumed: how long (with it the end of a cosine decay), how often, on what devices, and
+# where the same data lies; nothing that the numbers so far rest on, but for rounding.
+CHANGEABLE = ("train.images", "train.max_skipped", "train.accumulate", "train.deterministic", "model.remat",
+              "checkpoint.", "log.", "mesh.", "sample.", "data.cache", "data.source")
 
 
 @contextlib.contextmanager
@@ -78,11 +80,23 @@ def facts(run, images):
     return {"images": images, "weights": "ema", "ema_half_life": about.config.train.ema_half_life, **about.facts}
 
 
-def trained(run, at=None):
-    """The Stage of a run folder with the EMA of its newest checkpoint, or of the one at `at` images; a stage folder is
-    taken as it is."""
+def trained(run, at=None, ema_sigma=None):
+    """The Stage of a run folder with the EMA of its newest checkpoint, or of the one at `at` images; or, with
+    `ema_sigma`, with the power-function average of that deviation at the newest snapshot, or the one at `at` images. A
+    stage folder is taken as it is."""
     if (pathlib.Path(run) / "stage.json").exists():
         return load_stage(run)
+    if ema_sigma is not None:
+        return _rebuilt(open_run(run), run, at, ema_sigma)
+    stage, state = restored(run, at)
+    stage.params = state["ema"]
+    stage.facts = facts(run, int(state["images"]))
+    return stage
+
+
+def restored(run, at=None):
+    """(Stage without parameters, training state as a dict of NumPy arrays) of a run's newest checkpoint, or the one at
+    `at` images."""
     stage = open_run(run)
     with Checkpoints(run) as checkpoints:
         saved = checkpoints.all()
@@ -90,17 +104,34 @@ def trained(run, at=None):
             raise ValueError(f"`run` (={run}) has no checkpoint yet")
         if at is not None and at not in saved:
             raise ValueError(f"`at` (={at}) must be a checkpoint of {run}: {', '.join(map(str, saved))}")
-        images = saved[-1] if at is None else at
-        state = checkpoints.restore(images, jax.eval_shape(functools.partial(states.create, stage)))
-    stage.params = jax.device_get(state.ema)
-    stage.facts = facts(run, images)
+        like = jax.eval_shape(functools.partial(states.create, stage))._asdict()
+        return stage, jax.device_get(checkpoints.restore(saved[-1] if at is None else at, like))
+
+
+def _rebuilt(stage, run, at, sigma):
+    """`trained`, of the snapshots."""
+    sigmas = stage.config.train.ema_sigmas
+    if not 0 < sigma < 0.28:
+        raise ValueError(f"`ema_sigma` (={sigma}) must lie between 0 and 0.28")
+    with Checkpoints(run, "snapshots") as snapshots:
+        saved = [images for images in snapshots.all() if at is None or images <= at]
+        if not saved or at not in (None, saved[-1]):
+            known = ", ".join(map(str, snapshots.all())) or "none yet"
+            raise ValueError(f"`ema_sigma` (={sigma}) must find a snapshot of {run} "
+                             f"{'' if at is None else f'at {at} images '}(train.ema_sigmas); there are: {known}")
+        like = jax.eval_shape(functools.partial(states.create, stage)).power
+        stored = [(images, float(s)) for images in saved for s in sigmas]
+        stage.params = averages.combine(stored, (saved[-1], sigma),
+                                        lambda images: jax.device_get(snapshots.restore(images, like)))
+    stage.facts = {**facts(run, saved[-1]), "weights": "power-function ema", "ema_sigma": sigma}
+    del stage.facts["ema_half_life"]
     return stage
 
 
-def export(runs, out, at=None, dtype=np.float32):
+def export(runs, out, at=None, dtype=np.float32, ema_sigma=None):
     """Write the stage folder `out` from one run, or a cascade folder from several, lowest stage first; parameters are
     stored as `dtype`."""
-    stages = [trained(run, at) for run in runs]
+    stages = [trained(run, at, ema_sigma) for run in runs]
     whole = stages[0] if len(stages) == 1 else Cascade(stages)
     whole.save(out, dtype)
     return whole

@@ -14,19 +14,27 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cdm.stage import BINS
+from cdm.training import ema as averages
+
 
 class TrainState(NamedTuple):
-    """`params`, `ema` and Adam's moments are float32; `images` (uint32) is the example the next batch begins with;
-    `skipped` counts steps that were not finite."""
+    """`params`, the averages (`ema` of a half-life, `power` by sigma) and Adam's moments are float32; `images` (uint32)
+    is the example the next batch begins with; `skipped` counts the steps that were not finite, `streak` those in a
+    row; `totals` are sums of what a row of the log tells."""
 
     params: Any
     ema: Any
+    power: Any
     optimizer: Any
     images: jax.Array
     skipped: jax.Array
+    streak: jax.Array
+    totals: Any
 
 
-def _optimizer(config):
+def optimizer(config):
+    """Clipping and Adam, without the rate."""
     clip = optax.clip_by_global_norm(config.train.clip) if config.train.clip else optax.identity()
     return optax.chain(clip, optax.scale_by_adam())
 
@@ -43,28 +51,65 @@ def learning_rate(config, images):
 def create(stage, params=None):
     """The state before the first image, of fresh parameters or of those given."""
     params = stage.init(stage.config.train.seed) if params is None else params
-    return TrainState(params, jax.tree.map(jnp.copy, params), _optimizer(stage.config).init(params),
-                      jnp.zeros([], jnp.uint32), jnp.zeros([], jnp.uint32))
+    bins = {"bin_sums": jnp.zeros(BINS), "bin_counts": jnp.zeros(BINS)}
+    return TrainState(
+        params, jax.tree.map(jnp.copy, params),
+        {str(sigma): jax.tree.map(jnp.copy, params) for sigma in stage.config.train.ema_sigmas},
+        optimizer(stage.config).init(params), *(jnp.zeros([], jnp.uint32) for _ in range(3)),
+        {"loss": jnp.zeros([]), "batches": jnp.zeros([]), **bins})
 
 
-def step(stage, state, batch):
-    """(state, metrics) after one batch: dict of image [B, H, W, 3] uint8, label [B], index [B]."""
-    config = stage.config
-    objective = functools.partial(stage.loss, seed=config.train.seed, **batch)
-    (loss, bins), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
-    norm = optax.tree.norm(gradient)
+def gradient(stage, params, batch):
+    """(loss, bins, gradient) of a batch, computed in `train.accumulate` parts: equal but for rounding and dropout."""
+    parts = stage.config.train.accumulate
+
+    def once(batch):
+        objective = functools.partial(stage.loss, seed=stage.config.train.seed, **batch)
+        (loss, bins), gradient = jax.value_and_grad(objective, has_aux=True)(params)
+        return (loss / parts, bins, jax.tree.map(lambda g: g / parts, gradient))
+
+    if parts == 1:
+        return once(batch)
+    # Example n goes to part n mod parts, so that no example leaves its device.
+    split = jax.tree.map(lambda leaf: jnp.swapaxes(leaf.reshape(-1, parts, *leaf.shape[1:]), 0, 1), batch)
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+                        jax.eval_shape(once, jax.tree.map(lambda leaf: leaf[0], split)))
+    return jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, once(part)), None), zero, split)[0]
+
+
+def step(stage, partition, state, batch):
+    """(state, metrics) after one batch: dict of image [B, H, W, 3] uint8, label [B], index [B].
+
+    The partition says where things lie: parameters are gathered for the batch, its gradient is scattered again.
+    """
+    config, place = stage.config, jax.lax.with_sharding_constraint
+    loss, (bin_sums, bin_counts), slope = gradient(stage, place(state.params, partition.everywhere), batch)
+    slope = place(slope, partition.shardings(slope))
+    norm = optax.tree.norm(slope)
     good = jnp.isfinite(loss) & jnp.isfinite(norm)
     size = np.uint32(len(batch["label"]))
     images = state.images + size
+    seen = images.astype(jnp.float32)
 
-    updates, optimizer = _optimizer(config).update(gradient, state.optimizer, state.params)
+    updates, moments = optimizer(config).update(slope, state.optimizer, state.params)
     rate = learning_rate(config, state.images)
     params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
-    half_life = jnp.minimum(config.train.ema_half_life, 0.05 * images.astype(jnp.float32))
-    decay = 0.5 ** (size.astype(jnp.float32) / jnp.maximum(half_life, 1e-6))
-    ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, params)
 
-    fresh, old = (params, ema, optimizer), (state.params, state.ema, state.optimizer)
-    params, ema, optimizer = jax.tree.map(lambda new, old: jnp.where(good, new, old), fresh, old)
-    state = TrainState(params, ema, optimizer, images, state.skipped + ~good)
-    return state, {"loss": loss, "gradient_norm": norm, "bin_sums": bins[0], "bin_counts": bins[1]}
+    def average(old, share):
+        return jax.tree.map(lambda e, p: e + share * (p - e), old, params)
+
+    half_life = jnp.minimum(config.train.ema_half_life, 0.05 * seen)
+    ema = average(state.ema, -jnp.expm1(-np.log(2) * size / jnp.maximum(half_life, 1e-6)))
+    power = {name: average(old, averages.share(float(name), size, seen)) for name, old in state.power.items()}
+
+    fresh, old = (params, ema, power, moments), (state.params, state.ema, state.power, state.optimizer)
+    fresh = jax.tree.map(lambda new, old: jnp.where(good, new, old), fresh, old)
+
+    # Totals since the last multiple of log.every; they are in the state, so that a row does not tell of a resumption.
+    every = np.uint32(config.log.every)
+    begins = (state.images < size) | (state.images // every != (state.images - size) // every)
+    now = {"loss": loss, "batches": 1.0, "bin_sums": bin_sums, "bin_counts": bin_counts}
+    totals = jax.tree.map(lambda old, new: jnp.where(begins, 0, old) + jnp.where(good, new, 0), state.totals, now)
+    streak = jnp.where(good, 0, state.streak + 1).astype(jnp.uint32)
+    state = TrainState(*fresh, images, state.skipped + ~good, streak, totals)
+    return state, {"gradient_norm": norm, "streak": streak}

@@ -1,0 +1,77 @@
+"""Devices: one mesh, batches split over all of it, parameters over its `fsdp` axis (ZeRO, Rajbhandari et al. 2020).
+
+Every process sees the whole mesh (JAX's multi-controller runtime): each feeds its slice of a batch, all run one
+program.
+"""
+
+import functools
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+LEAST = 2**10  # elements: smaller arrays are everywhere
+
+
+class Partition:
+    """How a state lies on the devices: `everywhere` and `spread` (over the batch) are shardings."""
+
+    def __init__(self, config):
+        devices, fsdp = jax.devices(), config.mesh.fsdp
+        data = len(devices) // fsdp if config.mesh.data == -1 else config.mesh.data
+        if data * fsdp != len(devices):
+            raise ValueError(f"`mesh.data` (={config.mesh.data}) times `mesh.fsdp` (={fsdp}) must be the "
+                             f"{len(devices)} devices")
+        part = config.train.batch_size // config.train.accumulate
+        if part % len(devices):
+            name = "`train.batch_size`" if config.train.accumulate == 1 else "`train.batch_size` / `train.accumulate`"
+            raise ValueError(f"{name} (={part}) must be divisible by the {len(devices)} devices")
+        self.mesh = jax.sharding.Mesh(np.array(devices).reshape(data, fsdp), ("data", "fsdp"))
+        self.everywhere = NamedSharding(self.mesh, PartitionSpec())
+        self.spread = NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
+
+    def shardings(self, tree):
+        """A sharding for every array or shape of a tree: along its longest axis that `fsdp` divides."""
+        fsdp = self.mesh.shape["fsdp"]
+
+        def sharding(leaf):
+            axes = [axis for axis, size in enumerate(leaf.shape) if size % fsdp == 0]
+            if fsdp == 1 or np.prod(leaf.shape) < LEAST or not axes:
+                return self.everywhere
+            longest = max(axes, key=lambda axis: leaf.shape[axis])
+            return NamedSharding(self.mesh, PartitionSpec(*[None] * longest, "fsdp"))
+
+        return jax.tree.map(sharding, tree)
+
+    def batch(self, local):
+        """This process's slice of a batch, as arrays over all devices."""
+        return jax.tree.map(functools.partial(jax.make_array_from_process_local_data, self.spread), local)
+
+    def whole(self, tree):
+        """A tree of arrays as NumPy, whole in every process."""
+        return jax.device_get(jax.jit(lambda tree: tree, out_shardings=self.everywhere)(tree))
+
+
+def join(coordinator=None, processes=None, process=None):
+    """Make this process one of a job, before anything else of JAX: the job of the cluster it finds itself in (SLURM, a
+    TPU pod, MPI), or one of `processes` started by hand that meet at `coordinator`, host:port."""
+    given = [name for name, value in zip(("coordinator", "processes", "process"), (coordinator, processes, process))
+             if value is not None]
+    if given and len(given) < 3:
+        raise ValueError(f"`{given[0]}` must come with the others of --coordinator, --processes and --process")
+    if given and not 0 <= process < processes:
+        raise ValueError(f"`process` (={process}) must lie between 0 and {processes - 1}")
+    # A process that is gone is missed after a minute, and the others end.
+    jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=60)
+
+
+def wait(name):
+    """Wait until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def leads():
+    """Whether this process writes what is written once."""
+    return jax.process_index() == 0

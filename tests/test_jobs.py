@@ -1,0 +1,185 @@
+"""Training from outside: killed, stopped, on many devices, in several processes. Real processes of the command line."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from test_training import rows, saved
+
+from cdm.stage import flatten, load_stage
+from cdm.training import run as runs
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """
+import json
+from ml_collections import ConfigDict
+def get_config():
+    return ConfigDict(json.load(open({path!r}))["config"])
+"""
+
+
+@pytest.fixture(scope="module")
+def config(run, tmp_path_factory):
+    """The file of the config of the fixture `run`."""
+    path = tmp_path_factory.mktemp("config") / "config.py"
+    path.write_text(CONFIG.format(path=str(run / "config.json")))
+    return path
+
+
+def start(config, workdir, *arguments, devices=1, **named):
+    """A process of `cdm train`."""
+    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+           "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir, "JAX_PLATFORMS": "cpu",
+           "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    overrides = [f"--config.{name}={value}" for name, value in named.items()]
+    command = [sys.executable, "-m", "cdm.cli", "train", f"--config={config}", f"--workdir={workdir}", *overrides]
+    return subprocess.Popen([*command, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process, timeout=300):
+    """(exit code, what it said, errors last) of a process."""
+    try:
+        said = "".join(process.communicate(timeout=timeout))
+    finally:
+        process.kill()
+    return process.returncode, said
+
+
+def progress(workdir):
+    return len((workdir / "metrics.jsonl").read_text().splitlines()) if (workdir / "metrics.jsonl").exists() else 0
+
+
+def assert_same_state(workdir, other, images):
+    jax.tree.map(np.testing.assert_array_equal, saved(workdir, images), saved(other, images))
+
+
+@pytest.fixture(scope="module")
+def straight(config, tmp_path_factory):
+    """A run of 400 images that nobody touched; its checkpoints are every 8 images, so a kill is often within a save."""
+    workdir = tmp_path_factory.mktemp("straight") / "run"
+    code, errors = finish(start(config, workdir, **{"train.images": 400}))
+    assert code == 0, errors
+    return workdir
+
+
+def test_a_run_killed_at_random_moments_ends_as_one_never_killed(config, straight, tmp_path):
+    draw, kills = random.Random(0), 0
+    while kills < 3:
+        process = start(config, tmp_path / "run", **{"train.images": 400})
+        begun = progress(tmp_path / "run")
+        until = time.monotonic() + 120
+        while process.poll() is None and progress(tmp_path / "run") <= begun and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += 1
+    code, errors = finish(start(config, tmp_path / "run", **{"train.images": 400}))
+    assert code == 0, errors
+    assert_same_state(tmp_path / "run", straight, 400)
+    assert rows(tmp_path / "run") == rows(straight)
+
+
+def test_sigterm_saves_says_so_and_exits_75(config, straight, tmp_path):
+    process = start(config, tmp_path / "run", **{"train.images": 400, "checkpoint.every": 1000})
+    until = time.monotonic() + 120
+    while process.poll() is None and not progress(tmp_path / "run") and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    code, errors = finish(process)
+    assert code == 75 and "was asked to stop and is saved at" in errors.splitlines()[-1], errors
+    code, errors = finish(start(config, tmp_path / "run", **{"train.images": 400, "checkpoint.every": 1000}))
+    assert code == 0 and "resumed from" in errors, errors
+    assert_same_state(tmp_path / "run", straight, 400)
+    assert rows(tmp_path / "run") == rows(straight)
+
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_a_run_on_eight_devices_goes_on_on_fewer_and_is_the_same(config, tmp_path, fsdp):
+    options = {"train.batch_size": 8, "train.images": 32, "checkpoint.every": 8}
+    code, errors = finish(start(config, tmp_path / "one", **options))
+    assert code == 0, errors
+    half = {**options, "train.images": 16, "mesh.fsdp": fsdp}
+    code, errors = finish(start(config, tmp_path / "8", devices=8, **half))
+    assert code == 0, errors
+    for devices in (1, 2, 4):
+        workdir = tmp_path / str(devices)
+        subprocess.run(["cp", "-r", tmp_path / "8", workdir], check=True)
+        code, errors = finish(start(config, workdir, devices=devices, **{**options, "mesh.fsdp": min(fsdp, devices)}))
+        assert code == 0 and "resumed from 16" in errors, errors
+        for name, leaf in flatten(saved(workdir, 32).ema).items():
+            np.testing.assert_allclose(leaf, flatten(saved(tmp_path / "one", 32).ema)[name], atol=2e-3, err_msg=name)
+        for row, wanted in zip(rows(workdir), rows(tmp_path / "one"), strict=True):
+            assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-3)
+
+
+def port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def job(config, workdir, **named):
+    """Two processes of two devices each that meet on this machine."""
+    where = f"127.0.0.1:{port()}"
+    return [start(config, workdir, "--coordinator", where, "--processes", "2", "--process", str(i), devices=2, **named)
+            for i in range(2)]
+
+
+@pytest.mark.parametrize("fsdp", [1, 2])
+def test_two_processes_train_the_same_stage(config, run, tmp_path, fsdp):
+    for code, errors in map(finish, job(config, tmp_path / "run", **{"mesh.fsdp": fsdp, "log.grid": 32})):
+        assert code == 0, errors
+    for name, leaf in flatten(saved(tmp_path / "run", 32).ema).items():
+        np.testing.assert_allclose(leaf, flatten(saved(run, 32).ema)[name], atol=2e-3, err_msg=name)
+    for row, wanted in zip(rows(tmp_path / "run"), rows(run), strict=True):
+        assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-3)
+    runs.export([tmp_path / "run"], tmp_path / "stage")
+    assert load_stage(tmp_path / "stage").facts["images"] == 32
+
+
+def test_sigterm_to_one_process_saves_all_at_one_step_and_the_job_goes_on(config, straight, tmp_path):
+    options = {"train.images": 400, "checkpoint.every": 1000}
+    processes = job(config, tmp_path / "run", **options)
+    until = time.monotonic() + 120
+    while all(p.poll() is None for p in processes) and not progress(tmp_path / "run") and time.monotonic() < until:
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGTERM)
+    for code, errors in map(finish, processes):
+        assert code == 75, errors
+    code, errors = finish(start(config, tmp_path / "run", **options))  # on one device
+    assert code == 0 and "resumed from" in errors, errors
+    for row, wanted in zip(rows(tmp_path / "run"), rows(straight), strict=True):
+        assert row["loss"] == pytest.approx(wanted["loss"], rel=0.05)
+
+
+def test_a_lost_process_ends_the_job_in_time_and_the_job_resumes(config, tmp_path):
+    options = {"train.images": 20_000}
+    processes = job(config, tmp_path / "run", **options)
+    until = time.monotonic() + 120
+    while all(p.poll() is None for p in processes) and progress(tmp_path / "run") < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    code, errors = finish(processes[0], timeout=120)
+    processes[1].communicate()
+    assert code not in (0, 75) and errors.strip(), errors
+    assert time.monotonic() - began < 120
+    code, errors = finish(start(config, tmp_path / "run", **{"train.images": 40}))
+    assert code == 0 and "resumed from" in errors, errors
+
+
+def test_a_mesh_that_is_not_the_devices_is_one_line(config, tmp_path):
+    for options, rule in (({"mesh.data": 3}, "`mesh.data` (=3) times `mesh.fsdp` (=1) must be the 4 devices"),
+                          ({"train.accumulate": 2}, "(=2) must be divisible by the 4 devices")):
+        code, errors = finish(start(config, tmp_path / "run", devices=4, **options))
+        assert code == 2 and rule in errors.splitlines()[-1], errors
+        assert not (tmp_path / "run").exists()
