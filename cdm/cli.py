@@ -88,6 +88,32 @@ def describe_(args):
     print(json.dumps(describe(config.load(args.config, args.overrides)), indent=2))
 
 
+def data_check(args):
+    """Read every picture of a source and list what is odd."""
+    from cdm.data.check import check, summary
+    from cdm.data.sources import open_source
+    from cdm.images.files import write_json
+
+    report = check(open_source(args.source), args.size)
+    if args.out:
+        write_json(args.out, report)
+    print(summary(report))
+
+
+def data_pack(args):
+    """Write the pictures of a source as a pack."""
+    from cdm.data.files import unpacked
+    from cdm.data.packs import pack
+    from cdm.data.sources import open_source
+
+    with unpacked(args.source, args.out) as source:
+        index = pack(open_source(source), args.out, args.size, args.square)
+    for name, reason in index["bad"].items():
+        print(f"left out: {name}: {reason}")
+    print(f"{len(index['names'])} pictures at {args.size}x{args.size} in {args.out}, {len(index['bad'])} left out; "
+          f"train on it with --config.data.source={args.out}")
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, but a mistake is one line."""
 
@@ -132,6 +158,27 @@ def parser():
     p = verb(train, "train one stage; run again to resume")
     p.add_argument("--config", required=True, metavar="FILE", help=config_help)
     p.add_argument("--workdir", required=True, metavar="RUN", help="run folder, new or to resume")
+
+    def positive(text):
+        if not (text.isdecimal() and int(text)):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+        return int(text)
+
+    p = verbs.add_parser("data", help="check or pack a set of pictures", description="check or pack a set of pictures")
+    verbs_of_data = p.add_subparsers(dest="data_verb", required=True, metavar="VERB")
+    source_help = "what data.source of a config may be"
+    p = verbs_of_data.add_parser("check", help="read every picture; list corrupt and odd ones", allow_abbrev=False)
+    p.set_defaults(run=data_check)
+    p.add_argument("source", metavar="SOURCE", help=source_help)
+    p.add_argument("--size", type=positive, metavar="N", help="also list pictures with a side shorter than this")
+    p.add_argument("--out", metavar="FILE.json", help="write the whole list")
+    p = verbs_of_data.add_parser("pack", help="write the pictures as squares into one file", allow_abbrev=False)
+    p.set_defaults(run=data_pack)
+    p.add_argument("source", metavar="SOURCE", help=source_help + ", or a compressed tar")
+    p.add_argument("--size", type=positive, required=True, metavar="N", help="pixels of a side")
+    p.add_argument("--square", default="center", choices=["center", "adm"],
+                   help="the middle by the one resize, or as guided-diffusion does (default: center)")
+    p.add_argument("--out", required=True, metavar="PACK", help="folder to write; must not exist yet")
 
     p = verb(describe_, "print the size, cost and shapes of a config's stage as JSON")
     p.add_argument("--config", required=True, metavar="FILE", help=config_help)

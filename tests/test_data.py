@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cdm.data.decode import decode
 from cdm.data.pipeline import Order, batches
-from cdm.data.sources import FluentEmoji, Folder, decode, open_source, read_square, square
+from cdm.data.sources import FluentEmoji, Pictures, open_source, read_square
+from cdm.data.squares import square
 
 TONES = {f"1f3f{digit}" for digit in "bcdef"}
 
@@ -117,7 +119,7 @@ def test_a_folder_is_labelled_by_its_class_folders(class_folder):
 
 
 def test_a_folder_reads_its_own_files(class_folder):
-    source = Folder(class_folder)
+    source = Pictures(class_folder)
     for i in (0, 5, len(source) - 1):
         with Image.open(class_folder / source.names[i]) as image:
             np.testing.assert_array_equal(source.read(i), np.asarray(image))
@@ -137,7 +139,7 @@ def test_a_bad_file_is_an_error_that_names_it(tmp_path, class_folder, content):
     whole = (class_folder / "food" / "0.png").read_bytes()
     (tmp_path / "food" / "bad.png").write_bytes(whole[: len(whole) // 2] if content == "truncated" else content)
     with pytest.raises(ValueError, match=r"food/bad\.png") as caught:
-        read_square(Folder(tmp_path), 0, 8)
+        read_square(Pictures(tmp_path), 0, 8)
     assert "\n" not in str(caught.value)
 
 
@@ -218,9 +220,9 @@ def test_flips_are_a_fair_coin_that_is_thrown_anew_every_epoch(tiny_base):
 
 
 def test_a_cache_changes_nothing(tiny_base, class_folder):
-    plain = Order(Folder(class_folder), tiny_base, 30)
+    plain = Order(Pictures(class_folder), tiny_base, 30)
     tiny_base.data.cache = True
-    cached = Order(Folder(class_folder), tiny_base, 30)
+    cached = Order(Pictures(class_folder), tiny_base, 30)
     for n in range(30):
         np.testing.assert_array_equal(plain[n]["image"], cached[n]["image"])
 
@@ -245,7 +247,7 @@ def test_a_bad_file_in_a_batch_is_one_line_that_names_it(tiny_base, tmp_path):
     (tmp_path / "food").mkdir()
     (tmp_path / "food" / "bad.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match=r"food/bad\.png") as caught:
-        next(batches(Folder(tmp_path), tiny_base, 0, 40))
+        next(batches(Pictures(tmp_path), tiny_base, 0, 40))
     assert "\n" not in str(caught.value)
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cdm import cascade as runner
+from cdm.data import manifest
 from cdm.data.pipeline import batches
-from cdm.data.sources import open_source, read_square
+from cdm.data.sources import open_source, read_good
 from cdm.images.files import write_grid
 from cdm.images.resize import resize, to_float
 from cdm.stage import Stage, load_stage
@@ -24,7 +25,7 @@ def train(config, run):
     """Train the stage of `config` in the folder `run`, from its newest checkpoint if it has one; returns the Stage
     with the averaged (EMA) parameters."""
     run = pathlib.Path(run)
-    source = open_source(config.data.source)
+    source = manifest.resume(open_source(config.data.source), run)
     devices = jax.devices()
     if config.train.batch_size % len(devices):
         raise ValueError(f"`train.batch_size` (={config.train.batch_size}) must be divisible by the {len(devices)} "
@@ -32,7 +33,7 @@ def train(config, run):
     stage = Stage(config, source.classes)
     stage.plan(runner.settings_of(stage).steps)  # what the grids will need is checked now, not hours in
     with claim(run, config, source.classes), Checkpoints(run, config.checkpoint.keep) as checkpoints:
-        return _train(stage, source, run, checkpoints, devices)
+        return _train(stage, manifest.freeze(source, run), run, checkpoints, devices)
 
 
 def _train(stage, source, run, checkpoints, devices):
@@ -50,13 +51,15 @@ def _train(stage, source, run, checkpoints, devices):
         state = checkpoints.restore(images, state)
     log = Log(run, images, total)
     log.say(f"{stage.name}: {f'resumed from {images}' if images else 'new run'}, to {total} images in {run}")
+    if source.excluded:
+        log.say(f"{len(source.excluded)} files are no pictures and left out: {manifest.FILE} lists them")
 
     def due(every):
         """Whether the batch that ends at `images` passed a multiple of `every`, or was the last."""
         return images // every > (images - batch_size) // every or images + batch_size > total
 
     pending, since = [], time.monotonic()
-    for batch in batches(source, config, images, total):
+    for batch in batches(source, config, images, total, bad=source.bad):
         state, metrics = step(state, jax.device_put(batch, spread))
         images += batch_size
         pending.append(metrics)
@@ -71,6 +74,7 @@ def _train(stage, source, run, checkpoints, devices):
                     gradient_norm=float(rows[-1]["gradient_norm"]), skipped=int(state.skipped),
                     learning_rate=float(states.learning_rate(config, images)),
                     images_per_second=len(rows) * batch_size / (now - since))
+            source.write_bad()
             pending, since = [], now
         if due(config.checkpoint.every):
             checkpoints.save(images, state)
@@ -91,7 +95,8 @@ def preview(stage, source, columns=8):
     if not stage.lowres_size:
         return runner.sample_stage(stage, labels, seed=0).reshape(2, columns, stage.size, stage.size, 3)
     records = np.linspace(0, len(source) - 1, columns).astype(int)
-    real = np.stack([to_float(read_square(source, int(i), stage.size)) for i in records])
+    records, real = zip(*(read_good(source, int(i), stage.size) for i in records))
+    records, real = np.array(records), to_float(np.stack(real))
     lowres = resize(real, stage.lowres_size)
     sample = runner.sample_stage(stage, source.labels[records], seed=0, lowres=lowres)
     return np.stack([resize(lowres, stage.size), sample, real])
