@@ -1,5 +1,6 @@
 """A run's manifest: what its examples show is settled when it starts, and no file that breaks later stops it."""
 
+import io
 import json
 import shutil
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from cdm.config import validate
 from cdm.data import manifest
+from cdm.data.decode import HEAD, check_header
 from cdm.data.pipeline import Order, batches
 from cdm.data.sources import open_source
 from cdm.stage import Stage
@@ -44,6 +46,7 @@ def test_files_that_are_no_pictures_are_left_out_and_listed(folder, class_folder
     np.testing.assert_array_equal(frozen.labels, whole.labels)
     assert set(frozen.excluded) == {*BROKEN, "animals/huge.png"}
     assert "DecompressionBombError" in frozen.excluded["animals/huge.png"]
+    assert frozen.notes() == ["4 files are no pictures and left out, animals/huge.png first"]
     for i in range(len(whole)):
         np.testing.assert_array_equal(frozen.read(i), whole.read(i))
 
@@ -55,6 +58,19 @@ def test_a_header_that_is_long_or_at_the_end_is_no_bad_file(tmp_path):
     Image.fromarray(noise).save(tmp_path / "set" / "long.jpg", icc_profile=noise.tobytes()[:70_000])
     Image.fromarray(noise).save(tmp_path / "set" / "whole.webp", lossless=True)
     assert not manifest.freeze(open_source(str(tmp_path / "set")), tmp_path).excluded
+
+
+def test_a_header_is_all_that_is_read_of_a_file():
+    data, limits = io.BytesIO(), []
+    Image.effect_noise((400, 400), 100).save(data, "jpeg", quality=100)
+    assert len(data.getvalue()) > HEAD
+
+    def read(limit):
+        limits.append(limit)
+        return data.getvalue()[: limit if limit >= 0 else None]
+
+    check_header(read)
+    assert limits == [HEAD]
 
 
 def test_a_set_of_bad_files_alone_is_one_line(tmp_path):
@@ -78,6 +94,7 @@ def test_what_comes_after_the_start_is_not_in_the_set(folder, tiny_base, tmp_pat
     for frozen in (manifest.freeze, manifest.resume):
         source = frozen(open_source(str(folder)), tmp_path)
         assert source.classes == ("animals", "food", "symbols")
+        assert source.notes() == ["6 files came since the run began and are not in it"]
         for one, other in zip(before, batches(source, tiny_base, 0, 40), strict=True):
             np.testing.assert_array_equal(one["image"], other["image"])
             np.testing.assert_array_equal(one["label"], other["label"])
@@ -98,6 +115,7 @@ def test_a_file_that_fails_later_is_replaced_and_listed_once_and_for_all(spoilt,
     spoilt(folder / "food" / "1.png")
     source = manifest.resume(open_source(str(folder)), tmp_path)
     at, after = whole.names.index("food/1.png"), whole.names.index("food/2.png")
+    assert len(source.notes()) == (not (folder / "food" / "1.png").exists())
     spoilt_batches = list(batches(source, tiny_base, 0, 40, bad=source.bad))
     source.write_bad()
     listed = json.loads((tmp_path / manifest.BAD).read_text())

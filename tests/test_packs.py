@@ -150,6 +150,7 @@ def test_a_check_lists_what_is_odd_and_what_becomes_of_it(class_folder, tmp_path
     folder = shutil.copytree(class_folder, tmp_path / "set")
     Image.new("CMYK", (40, 40)).save(folder / "food" / "print.jpg")
     Image.new("RGBA", (2, 3)).save(folder / "food" / "dot.png")
+    (folder / "food" / "phone.heic").write_bytes(b"what Pillow does not read")
     whole = (folder / "food" / "0.png").read_bytes()
     (folder / "food" / "0.png").write_bytes(whole[: len(whole) // 2])
     assert call("data", "check", folder, "--size", 16, "--out", tmp_path / "report.json") == 0
@@ -159,6 +160,7 @@ def test_a_check_lists_what_is_odd_and_what_becomes_of_it(class_folder, tmp_path
         "food/0.png": ["corrupt"], "food/dot.png": ["alpha", "tiny"], "food/print.jpg": ["CMYK"]}
     assert "left out" in report["files"]["food/0.png"]["corrupt"] and "2x3" in report["files"]["food/dot.png"]["tiny"]
     assert all(name in text for name in report["files"])
+    assert report["others"] == ["food/phone.heic"] and "1 files with .heic" in text
 
 
 def test_a_check_reads_sources_that_are_no_files(tmp_path, capsys):

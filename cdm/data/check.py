@@ -1,24 +1,26 @@
 """`cdm data check`: every picture of a source read, and what is odd about it, with what training does about it."""
 
 import collections
+import posixpath
 
 from tqdm import tqdm
 
-from cdm.data.decode import oddities
+from cdm.data.decode import oddities, reason
 from cdm.data.threads import in_order
 
 SHOWN = 5  # names of a kind in the summary
 
 
 def check(source, size=None):
-    """Read every picture; {"pictures", "classes": {name: count}, "files": {name: {kind: what is done}}} with the odd
-    ones alone. `size`: also list pictures that are smaller than it, in pixels of the short side."""
+    """Read every picture: {"pictures": count, "classes": {name: count}, "files": {name: {kind: what is done}} of
+    the odd ones, "others": names of files that are not in the set}. `size`: also list pictures that are smaller than
+    it, in pixels of the short side."""
     def look(i):
         try:
             image = source.read(i)
             found = oddities(source.encoded(i)) if hasattr(source, "encoded") else {}
         except Exception as e:  # a decoder given a broken file may raise anything
-            return {"corrupt": f"left out ({type(e).__name__}: {' '.join(str(e).split())})"}
+            return {"corrupt": f"left out ({reason(e)})"}
         if size and min(image.shape[:2]) < size:
             found["tiny"] = f"enlarged from {image.shape[1]}x{image.shape[0]}"
         return found
@@ -28,7 +30,8 @@ def check(source, size=None):
     return {
         "pictures": len(source),
         "classes": {name: counts[label] for label, name in enumerate(source.classes)},
-        "files": {source.names[i]: kinds for i, kinds in enumerate(found) if kinds}}
+        "files": {source.names[i]: kinds for i, kinds in enumerate(found) if kinds},
+        "others": getattr(source, "others", [])}
 
 
 def summary(report):
@@ -45,4 +48,8 @@ def summary(report):
         lines += [f"    {name}: {remedy}" for name, remedy in list(files.items())[:SHOWN]]
         if len(files) > SHOWN:
             lines.append(f"    and {len(files) - SHOWN} more")
-    return "\n".join(lines if kinds else lines + ["none of them corrupt or odd"])
+    if not kinds:
+        lines.append("none of them corrupt or odd")
+    if others := collections.Counter(posixpath.splitext(name)[1] or "no ending" for name in report["others"]):
+        lines.append("not in the set: " + ", ".join(f"{n} files with {end}" for end, n in others.most_common(SHOWN)))
+    return "\n".join(lines)

@@ -14,7 +14,7 @@ import pathlib
 import numpy as np
 from tqdm import tqdm
 
-from cdm.data.decode import check_header
+from cdm.data.decode import check_header, reason
 from cdm.data.threads import in_order
 from cdm.images.files import replace, write_json
 
@@ -32,9 +32,9 @@ def freeze(source, run):
     bad = {} if source.checked else _bad_headers(source)
     good = [i for i, name in enumerate(source.names) if name not in bad]
     if not good:
-        name, reason = next(iter(bad.items()))
+        name, why = next(iter(bad.items()))
         raise ValueError(f"`data.source` must hold pictures; none of its {len(source)} files can be read; "
-                         f"{name}: {reason}")
+                         f"{name}: {why}")
     # Labels that lie in their records (TFDS) stay there: reading them is reading the set.
     labels = source.labels[good].tolist() if isinstance(source.labels, np.ndarray) else None
     _write(run / FILE, {"schema_version": SCHEMA_VERSION, "classes": list(source.classes), "labels": labels,
@@ -67,10 +67,11 @@ class Manifest:
         self.names, self.classes, self.excluded = about["names"], tuple(about["classes"]), about["bad"]
         index = {name: i for i, name in enumerate(source.names)}
         self._index = np.array([index.get(name, -1) for name in self.names])
-        gone = np.flatnonzero(self._index < 0)
-        if 2 * len(gone) > len(self):
-            raise ValueError(f"`data.source` must be that of the run: {len(gone)} of its {len(self)} files are not "
-                             f"there; the first is {self.names[gone[0]]}")
+        self._gone = [self.names[i] for i in np.flatnonzero(self._index < 0)]
+        if 2 * len(self._gone) > len(self):
+            raise ValueError(f"`data.source` must be that of the run: {len(self._gone)} of its {len(self)} files are "
+                             f"not there; the first is {self._gone[0]}")
+        self._added = len(index) + len(self._gone) - len(self) - sum(name in index for name in self.excluded)
         self.labels = source.labels if about["labels"] is None else np.array(about["labels"], np.int32)
         self.bad = json.loads(self._bad_path.read_text()) if self._bad_path.exists() else {}
         self._written = len(self.bad)
@@ -82,6 +83,17 @@ class Manifest:
         if self._index[i] < 0:
             raise FileNotFoundError("gone since the run began")
         return self._source.read(int(self._index[i]))
+
+    def notes(self):
+        """What the user should know before the run goes on: a few lines, or none."""
+        told = []
+        if self.excluded:
+            told.append(f"{len(self.excluded)} files are no pictures and left out, {next(iter(self.excluded))} first")
+        if self._gone:
+            told.append(f"{len(self._gone)} files are gone since the run began and replaced, {self._gone[0]} first")
+        if self._added:
+            told.append(f"{self._added} files came since the run began and are not in it")
+        return told
 
     def write_bad(self):
         """Bring RUN/bad_files.json up to date, if there is anything to list."""
@@ -96,11 +108,11 @@ def _bad_headers(source):
         try:
             check_header(lambda limit: source.encoded(i, limit))
         except Exception as e:  # Pillow may raise anything at a broken file
-            return f"{type(e).__name__}: {' '.join(str(e).split())}"
+            return reason(e)
 
     bar = tqdm(in_order(check, len(source)), total=len(source), unit="file", desc="headers", leave=False,
                disable=None)
-    return {source.names[i]: reason for i, reason in enumerate(bar) if reason}
+    return {source.names[i]: why for i, why in enumerate(bar) if why}
 
 
 def _write(path, value):

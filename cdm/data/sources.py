@@ -22,7 +22,7 @@ import numpy as np
 from cdm.data.arrays import Arrays
 from cdm.data.decode import Unreadable, decode
 from cdm.data.files import open_files
-from cdm.data.labels import label
+from cdm.data.labels import TABLES, label
 from cdm.data.packs import Pack, is_pack
 from cdm.data.squares import square
 
@@ -57,13 +57,16 @@ class FluentEmoji:
 
 
 class Pictures:
-    """Picture files in a folder, a zip or a tar, labelled by class folders, by a table, or not at all."""
+    """Picture files in a folder, a zip or a tar, labelled by class folders, by a table, or not at all; `others` are the
+    files beside them that are not in the set."""
 
     checked = False
 
     def __init__(self, path):
         self._files = open_files(path)
         self.names, self.labels, self.classes = label(self._files, path)
+        known = {*self.names, *TABLES}
+        self.others = [name for name in self._files.names if name not in known]
 
     def __len__(self):
         return len(self.names)

@@ -51,8 +51,8 @@ def _train(stage, source, run, checkpoints, devices):
         state = checkpoints.restore(images, state)
     log = Log(run, images, total)
     log.say(f"{stage.name}: {f'resumed from {images}' if images else 'new run'}, to {total} images in {run}")
-    if source.excluded:
-        log.say(f"{len(source.excluded)} files are no pictures and left out: {manifest.FILE} lists them")
+    for line in source.notes():
+        log.say(line)
 
     def due(every):
         """Whether the batch that ends at `images` passed a multiple of `every`, or was the last."""
