@@ -129,6 +129,15 @@ def test_a_file_that_fails_later_is_replaced_and_listed_once_and_for_all(spoilt,
     assert manifest.resume(open_source(str(folder)), tmp_path).bad == listed
 
 
+def test_what_one_process_finds_bad_no_process_reads_again(folder, tmp_path):
+    sources = [manifest.freeze(open_source(str(folder)), tmp_path, process) for process in range(2)]
+    for source, name in zip(sources, ("food/1.png", "food/2.png")):
+        source.bad[name] = "OSError: broken"
+        source.write_bad()
+    for process in range(3):
+        assert set(manifest.resume(open_source(str(folder)), tmp_path, process).bad) == {"food/1.png", "food/2.png"}
+
+
 def test_a_source_that_is_not_that_of_the_run_is_one_line(folder, tmp_path):
     manifest.freeze(open_source(str(folder)), tmp_path)
     shutil.rmtree(folder / "symbols")

@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import shutil
+import sys
 import tarfile
 import zipfile
 
@@ -308,8 +309,6 @@ def tfds_set(tmp_path_factory):
 
 
 def test_a_tfds_set_is_read_without_tensorflow(tfds_set):
-    import sys
-
     folder, labels = tfds_set
     source = pickle.loads(pickle.dumps(open_source(f"tfds:{folder}")))
     wanted = sorted((("cat", "dog")[labels[i]], STACK[i].tobytes()) for i in range(3))
@@ -319,6 +318,12 @@ def test_a_tfds_set_is_read_without_tensorflow(tfds_set):
     for other in (open_source(f"tfds:{folder}:test"), open_source(f"tfds:{folder}", "test")):
         assert sorted(pixels for _, pixels in contents(other).values()) == sorted(STACK[i].tobytes() for i in (3, 4))
     assert "tensorflow" not in sys.modules
+
+
+def test_without_tfds_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)  # as if it were not installed
+    with pytest.raises(ValueError, match=r"pip install '.\[tfds\]'"):
+        open_source("tfds:mnist")
 
 
 @pytest.mark.parametrize("spec", ["no_such_set", "/no/such/folder", "{}:dev"])

@@ -20,17 +20,17 @@ def check(source, size=None):
             image = source.read(i)
             found = oddities(source.encoded(i)) if hasattr(source, "encoded") else {}
         except Exception as e:  # a decoder given a broken file may raise anything
-            return {"corrupt": f"left out ({reason(e)})"}
+            return {"corrupt": f"left out ({reason(e)})"}, int(source.labels[i])
         if size and min(image.shape[:2]) < size:
             found["tiny"] = f"enlarged from {image.shape[1]}x{image.shape[0]}"
-        return found
+        return found, int(source.labels[i])
 
-    found = list(tqdm(in_order(look, len(source)), total=len(source), unit="img", disable=None))
-    counts = collections.Counter(int(source.labels[i]) for i in range(len(source)))
+    looked = list(tqdm(in_order(look, len(source)), total=len(source), unit="img", disable=None))
+    counts = collections.Counter(label for _, label in looked)
     return {
         "pictures": len(source),
         "classes": {name: counts[label] for label, name in enumerate(source.classes)},
-        "files": {source.names[i]: kinds for i, kinds in enumerate(found) if kinds},
+        "files": {source.names[i]: kinds for i, (kinds, _) in enumerate(looked) if kinds},
         "others": getattr(source, "others", [])}
 
 

@@ -67,6 +67,11 @@ def _hidden(name):
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
+def _fail(error):
+    """What os.walk would pass over in silence: a folder that may not be read."""
+    raise error
+
+
 def _below(names):
     """{name below the folders that all share: name}, without hidden files."""
     clean = {posixpath.normpath(n).lstrip("/"): n for n in names}
@@ -82,7 +87,7 @@ class Folder:
     def __init__(self, path):
         self._path = pathlib.Path(path)
         self.names, seen = [], set()
-        for folder, inner, files in os.walk(path, followlinks=True):
+        for folder, inner, files in os.walk(path, onerror=_fail, followlinks=True):
             inner[:] = [d for d in inner if not d.startswith(".")]
             if (real := os.path.realpath(folder)) in seen:  # a link back up
                 inner.clear()

@@ -1,7 +1,8 @@
 """The records of a run, frozen in its folder when it starts: what example n shows does not change with the source.
 
     manifest.json.gz   names, labels and classes of the records, and `bad`: files that were no pictures then, and why
-    bad_files.json     names of records that failed since, and why; each is replaced by the next good one
+    bad_files.json     names of records that failed since, and why; each is replaced by the next good one. Process p of
+                       a job of several writes bad_files.p.json, but for the first; a resumed run heeds them all
 
 A resumed run looks the names up in its source. Files that came since are not in the set; one that is gone is like one
 that fails. Where less than half is left, the source is not that of the run: an error.
@@ -22,11 +23,12 @@ SCHEMA_VERSION = 1
 FILE, BAD = "manifest.json.gz", "bad_files.json"
 
 
-def freeze(source, run):
+def freeze(source, run, process=0):
     """The source restricted to the records of the run folder: those in its manifest, or, in a new run, those whose
-    header can be opened, of which the manifest is written."""
+    header can be opened, of which the manifest is written. In a job of several processes the first freezes, then the
+    others resume."""
     run = pathlib.Path(run)
-    frozen = resume(source, run)
+    frozen = resume(source, run, process)
     if frozen is not source:
         return frozen
     bad = {} if source.checked else _bad_headers(source)
@@ -39,10 +41,10 @@ def freeze(source, run):
     labels = source.labels[good].tolist() if isinstance(source.labels, np.ndarray) else None
     _write(run / FILE, {"schema_version": SCHEMA_VERSION, "classes": list(source.classes), "labels": labels,
                         "names": [source.names[i] for i in good], "bad": bad})
-    return resume(source, run)
+    return resume(source, run, process)
 
 
-def resume(source, run):
+def resume(source, run, process=0):
     """The source restricted to the manifest of the run folder; the source itself if it has none yet."""
     path = pathlib.Path(run) / FILE
     if not path.exists():
@@ -51,7 +53,7 @@ def resume(source, run):
         about = json.loads(gzip.decompress(path.read_bytes()))
         if about["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema_version is {about['schema_version']}, this version of cdm reads {SCHEMA_VERSION}")
-        return Manifest(source, about, path.parent)
+        return Manifest(source, about, path.parent, process)
     except (OSError, EOFError, KeyError, TypeError, json.JSONDecodeError) as e:
         raise ValueError(f"`workdir` (={run}): {FILE} is damaged: {type(e).__name__}: {e}") from e
 
@@ -62,8 +64,8 @@ class Manifest:
 
     checked = True
 
-    def __init__(self, source, about, run):
-        self._source, self._bad_path = source, pathlib.Path(run) / BAD
+    def __init__(self, source, about, run, process=0):
+        self._source = source
         self.names, self.classes, self.excluded = about["names"], tuple(about["classes"]), about["bad"]
         index = {name: i for i, name in enumerate(source.names)}
         self._index = np.array([index.get(name, -1) for name in self.names])
@@ -73,8 +75,10 @@ class Manifest:
                              f"not there; the first is {self._gone[0]}")
         self._added = len(index) + len(self._gone) - len(self) - sum(name in index for name in self.excluded)
         self.labels = source.labels if about["labels"] is None else np.array(about["labels"], np.int32)
-        self.bad = json.loads(self._bad_path.read_text()) if self._bad_path.exists() else {}
-        self._written = len(self.bad)
+        self.bad = {}
+        for path in sorted(run.glob("bad_files*.json")):
+            self.bad.update(json.loads(path.read_text()))
+        self._written, self._bad_path = len(self.bad), run / (f"bad_files.{process}.json" if process else BAD)
 
     def __len__(self):
         return len(self.names)
@@ -96,7 +100,7 @@ class Manifest:
         return told
 
     def write_bad(self):
-        """Bring RUN/bad_files.json up to date, if there is anything to list."""
+        """Bring the process's list of bad files up to date, if there is anything to add."""
         bad = dict(self.bad)  # the loader's threads may add to it meanwhile
         if len(bad) > self._written:
             write_json(self._bad_path, bad)

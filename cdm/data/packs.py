@@ -66,9 +66,10 @@ def encode(image):
 def pack(source, out, size, how="center"):
     """Write the pictures of a source as the pack `out`, whole or not at all; returns its index. Pictures that can not
     be read are left out and listed; `out` must not exist yet."""
+
     def record(i):
         try:
-            return encode(square(source.read(i), size, how))
+            return encode(square(source.read(i), size, how)), int(source.labels[i])
         except Exception as e:  # a decoder given a broken file may raise anything
             return Unreadable(source.names[i], e)
 
@@ -78,15 +79,15 @@ def pack(source, out, size, how="center"):
         try:
             # Grain wants groups of one record; the records are compressed already.
             writer = ArrayRecordWriter(str(partial / RECORDS), "group_size:1,uncompressed")
-            for i, data in enumerate(tqdm(in_order(record, len(source)), total=len(source), unit="img", disable=None)):
-                if isinstance(data, Unreadable):
-                    index["bad"][data.name] = data.reason
+            for i, found in enumerate(tqdm(in_order(record, len(source)), total=len(source), unit="img", disable=None)):
+                if isinstance(found, Unreadable):
+                    index["bad"][found.name] = found.reason
                     continue
                 if not writer.ok():
                     break  # it says why when it is closed
-                writer.write(data)
+                writer.write(found[0])
                 index["names"].append(source.names[i])
-                index["labels"].append(int(source.labels[i]))
+                index["labels"].append(found[1])
             writer.close()
         except RuntimeError as e:
             raise ValueError(f"`out` (={out}) can not be written: {str(e).split(';')[0]}") from e
