@@ -333,10 +333,3 @@ def test_a_record_that_fails_is_replaced_by_the_next_good_one_and_listed(tiny_ba
         assert record == instead.get(wanted, wanted) and label == whole.labels[record]
     assert bad == {f"{i}.png": "OSError: broken" for i in (2, 3, 8)}
     assert all(source.tried[i] == 1 for i in (2, 3, 8))
-
-
-def test_pictures_without_labels_are_not_balanced(tiny_base, tmp_path):
-    tiny_base.data.balance, source = True, Plain(3)
-    source.classes = ()
-    with pytest.raises(ValueError, match="`data.balance`"):
-        Order(source, tiny_base, 40)

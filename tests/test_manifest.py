@@ -172,6 +172,14 @@ def test_a_set_with_bad_files_trains_and_lists_them(folder, run_config, tmp_path
     assert loop.train(run_config, tmp_path / "run").classes == ("animals", "food", "symbols")
 
 
+def test_pictures_without_labels_are_not_balanced_and_no_run_is_begun(class_folder, run_config, tmp_path):
+    shutil.copytree(class_folder / "food", tmp_path / "set")
+    run_config.data.source, run_config.data.balance = str(tmp_path / "set"), True
+    with pytest.raises(ValueError, match="`data.balance`"):
+        loop.train(run_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("kind", ["base", "sr"])
 def test_pictures_without_labels_train(kind, class_folder, tiny_base, tiny_sr, tmp_path):
     config = {"base": tiny_base, "sr": tiny_sr}[kind]

@@ -36,8 +36,6 @@ class Order:
     def __init__(self, source, config, length, bad=None):
         self._source, self._seed, self._data, self._length = source, config.train.seed, config.data, length
         if self._data.balance:
-            if not source.classes:
-                raise ValueError("`data.balance` (=True) must be False for pictures without labels")
             labels = np.asarray(source.labels)
             members = [np.flatnonzero(labels == label) for label in range(len(source.classes))]
             self._members = [m for m in members if len(m)]
