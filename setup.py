@@ -2,6 +2,8 @@
 
 from setuptools import find_packages, setup
 
+TFDS = "tensorflow-datasets>=4.9.9,<5"
+
 setup(
     name="cdm",
     version="0.1.0",
@@ -16,6 +18,7 @@ setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
         "grain>=0.2.18,<0.3",
+        "array-record>=0.8,<0.9",
         "ml-collections>=1.1,<2",
         "absl-py>=2.1,<3",
         "numpy>=2,<3",
@@ -24,7 +27,12 @@ setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        "test": ["pytest>=8,<10"],
+        "test": ["pytest>=8,<10", TFDS],
+        # Sets prepared by TensorFlow Datasets (some twenty packages, none of them TensorFlow), and preparing them.
+        "tfds": [TFDS],
+        "prepare": [TFDS, "tensorflow>=2.20,<3"],
+        # Whoever else listens to a run's log: `log.writers`.
+        "loggers": ["tensorboardX>=2.6,<3", "wandb>=0.19,<1"],
         # Figures of the experiments.
         "experiments": ["matplotlib>=3.8,<4"],
         # Independent implementations, to remake the golden files of the tests.

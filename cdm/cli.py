@@ -102,6 +102,49 @@ def describe_(args):
     print(json.dumps(describe(config.load(args.config, args.overrides)), indent=2))
 
 
+def init(args):
+    """Write the configs of a cascade for one's own pictures."""
+    from cdm.starter import write_configs
+
+    files = write_configs(args.data, args.sizes if isinstance(args.sizes, list) else [args.sizes], args.out)
+    runs = [f"runs/{file.stem}" for file in files]
+    print("\n".join([*(f"cdm train --config={file} --workdir={run}" for file, run in zip(files, runs)),
+                     f"cdm export {' '.join(runs)} --out cascade"]))
+
+
+def doctor_(args):
+    """Examine a run."""
+    from cdm.training.doctor import doctor
+
+    return 0 if doctor(args.workdir, args.steps) else 1
+
+
+def data_check(args):
+    """Read every picture of a source and list what is odd."""
+    from cdm.data.check import check, summary
+    from cdm.data.sources import open_source
+    from cdm.images.files import write_json
+
+    report = check(open_source(args.source), args.size)
+    if args.out:
+        write_json(args.out, report)
+    print(summary(report))
+
+
+def data_pack(args):
+    """Write the pictures of a source as a pack."""
+    from cdm.data.files import unpacked
+    from cdm.data.packs import pack
+    from cdm.data.sources import open_source
+
+    with unpacked(args.source, args.out) as source:
+        index = pack(open_source(source), args.out, args.size, args.square)
+    for name, reason in index["bad"].items():
+        print(f"left out: {name}: {reason}")
+    print(f"{len(index['names'])} pictures at {args.size}x{args.size} in {args.out}, {len(index['bad'])} left out; "
+          f"train on it with --config.data.source={args.out}")
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, but a mistake is one line."""
 
@@ -150,6 +193,37 @@ def parser():
     p.add_argument("--coordinator", metavar="HOST:PORT", help="one of a job started by hand: where process 0 is")
     p.add_argument("--processes", type=int, metavar="N", help="of that job")
     p.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0")
+
+    p = verb(init, "write the configs of a cascade, sized for your pictures and this device")
+    p.add_argument("--data", required=True, metavar="SOURCE", help="what data.source of a config may be")
+    p.add_argument("--sizes", type=_list(int), default=[32, 64, 128, 256], metavar="S,S,…",
+                   help="pixels of each stage, rising (default: 32,64,128,256)")
+    p.add_argument("--out", required=True, metavar="DIR", help="folder to write; must not exist yet")
+
+    p = verb(doctor_, "examine a run: a verdict a line, and RUN/doctor.png; exits 1 if one of them is bad")
+    p.add_argument("workdir", metavar="RUN", help="run folder")
+    p.add_argument("--steps", type=int, default=100, help="of overfitting a few pictures (default: 100)")
+
+    def positive(text):
+        if not (text.isdecimal() and int(text)):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+        return int(text)
+
+    p = verbs.add_parser("data", help="check or pack a set of pictures", description="check or pack a set of pictures")
+    verbs_of_data = p.add_subparsers(dest="data_verb", required=True, metavar="VERB")
+    source_help = "what data.source of a config may be"
+    p = verbs_of_data.add_parser("check", help="read every picture; list corrupt and odd ones", allow_abbrev=False)
+    p.set_defaults(run=data_check)
+    p.add_argument("source", metavar="SOURCE", help=source_help)
+    p.add_argument("--size", type=positive, metavar="N", help="also list pictures with a side shorter than this")
+    p.add_argument("--out", metavar="FILE.json", help="write the whole list")
+    p = verbs_of_data.add_parser("pack", help="write the pictures as squares into one file", allow_abbrev=False)
+    p.set_defaults(run=data_pack)
+    p.add_argument("source", metavar="SOURCE", help=source_help + ", or a compressed tar")
+    p.add_argument("--size", type=positive, required=True, metavar="N", help="pixels of a side")
+    p.add_argument("--square", default="center", choices=["center", "adm"],
+                   help="the middle by the one resize, or as guided-diffusion does (default: center)")
+    p.add_argument("--out", required=True, metavar="PACK", help="folder to write; must not exist yet")
 
     p = verb(describe_, "print the size, cost and shapes of a config's stage as JSON")
     p.add_argument("--config", required=True, metavar="FILE", help=config_help)

@@ -22,7 +22,8 @@ def base_stage(name, size):
     config.dtype = "auto"  # compute: float32, bfloat16, or bfloat16 where the device is fast at it
 
     config.data = ConfigDict()
-    config.data.source = "fluent_emoji"  # the embedded set, or the path of a folder of class folders
+    config.data.source = "fluent_emoji"  # see cdm/data/sources.py
+    config.data.square = "center"  # of a picture of another shape: center, random or adm
     config.data.flip = False  # random horizontal flips
     config.data.balance = False  # draw classes equally often instead of images
     config.data.crop = 0  # train on random crops of this side; 0 is the whole image
@@ -196,6 +197,8 @@ def validate(config):
     _need(sample.sampler in ("ancestral", "ddim", "dpmpp_2m"), "sample.sampler", sample.sampler,
           "be ancestral, ddim or dpmpp_2m")
     _need(sample.guidance >= 0, "sample.guidance", sample.guidance, "be at least 0")
+    _need(data.square in ("center", "random", "adm"), "data.square", data.square, "be center, random or adm")
+    _need(not (data.cache and data.square == "random"), "data.cache", data.cache, "be False with random squares")
     _need(data.crop % factor == 0 and data.crop <= config.size, "data.crop", data.crop,
           f"be at most `size` (={config.size}) and divisible by {factor}")
     if "augment" not in config:

@@ -47,6 +47,8 @@ class Stage:
         self.config, self.classes, self.params, self.facts = config, tuple(classes), params, facts or {}
         if len({slug(name) for name in self.classes} - {""}) < len(self.classes):  # they are told apart by it
             raise ValueError(f"`classes` (={', '.join(self.classes)}) must differ in letters and digits")
+        if config.data.balance and not self.classes:
+            raise ValueError("`data.balance` (=True) must be False for pictures without labels")
         self.sha256 = None  # of the parameters' file, once saved or loaded
         self.dtype = _dtype(config.dtype)  # of the computations
         self.name, self.size = config.name, config.size

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cdm.data.decode import decode
 from cdm.data.pipeline import Order, batches
-from cdm.data.sources import FluentEmoji, Folder, decode, open_source, read_square, square
+from cdm.data.sources import FluentEmoji, Pictures, open_source, read_square
 
 TONES = {f"1f3f{digit}" for digit in "bcdef"}
 
@@ -117,18 +118,10 @@ def test_a_folder_is_labelled_by_its_class_folders(class_folder):
 
 
 def test_a_folder_reads_its_own_files(class_folder):
-    source = Folder(class_folder)
+    source = Pictures(class_folder)
     for i in (0, 5, len(source) - 1):
         with Image.open(class_folder / source.names[i]) as image:
             np.testing.assert_array_equal(source.read(i), np.asarray(image))
-
-
-@pytest.mark.parametrize("shape", [(16, 20), (20, 16), (16, 16)])
-def test_a_square_is_the_middle_of_a_picture(shape):
-    image = np.zeros((*shape, 3), np.uint8)
-    top, left = (shape[0] - 16) // 2, (shape[1] - 16) // 2
-    image[top : top + 16, left : left + 16] = 200
-    assert np.all(square(image, 16) == 200) and np.all(square(image, 8) == 200)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", "truncated"], ids=["empty", "text", "truncated"])
@@ -137,7 +130,7 @@ def test_a_bad_file_is_an_error_that_names_it(tmp_path, class_folder, content):
     whole = (class_folder / "food" / "0.png").read_bytes()
     (tmp_path / "food" / "bad.png").write_bytes(whole[: len(whole) // 2] if content == "truncated" else content)
     with pytest.raises(ValueError, match=r"food/bad\.png") as caught:
-        read_square(Folder(tmp_path), 0, 8)
+        read_square(Pictures(tmp_path), 0, 8)
     assert "\n" not in str(caught.value)
 
 
@@ -218,9 +211,9 @@ def test_flips_are_a_fair_coin_that_is_thrown_anew_every_epoch(tiny_base):
 
 
 def test_a_cache_changes_nothing(tiny_base, class_folder):
-    plain = Order(Folder(class_folder), tiny_base, 30)
+    plain = Order(Pictures(class_folder), tiny_base, 30)
     tiny_base.data.cache = True
-    cached = Order(Folder(class_folder), tiny_base, 30)
+    cached = Order(Pictures(class_folder), tiny_base, 30)
     for n in range(30):
         np.testing.assert_array_equal(plain[n]["image"], cached[n]["image"])
 
@@ -245,7 +238,7 @@ def test_a_bad_file_in_a_batch_is_one_line_that_names_it(tiny_base, tmp_path):
     (tmp_path / "food").mkdir()
     (tmp_path / "food" / "bad.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match=r"food/bad\.png") as caught:
-        next(batches(Folder(tmp_path), tiny_base, 0, 40))
+        next(batches(Pictures(tmp_path), tiny_base, 0, 40))
     assert "\n" not in str(caught.value)
 
 
@@ -268,3 +261,75 @@ def test_hidden_folders_are_no_classes(class_folder, tmp_path):
     shutil.copytree(class_folder, tmp_path / "pictures")
     (tmp_path / "pictures" / ".cache").mkdir()
     assert open_source(str(tmp_path / "pictures")).classes == open_source(str(class_folder)).classes
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("first", [0, 20])
+def test_the_shares_of_the_processes_are_the_batches(tiny_base, processes, first):
+    tiny_base.data.flip, source = True, Plain(3, 5, 9)
+    whole = list(batches(source, tiny_base, first, 43))
+    shares = [list(batches(source, tiny_base, first, 43, process, processes)) for process in range(processes)]
+    assert [batch["index"].tolist() for batch in whole] == [list(range(n, n + 4)) for n in range(first, 40, 4)]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        for name in ("image", "label", "index"):
+            assert all(len(part[name]) == 4 // processes for part in parts)
+            np.testing.assert_array_equal(batch[name], np.concatenate([part[name] for part in parts]))
+
+
+def test_a_batch_that_the_processes_can_not_share_is_an_error(tiny_base):
+    with pytest.raises(ValueError, match=r"`train.batch_size` \(=4\) must be divisible by the 3 processes"):
+        batches(Plain(3), tiny_base, 0, 40, 0, 3)
+
+
+class Wide(Plain):
+    """Pictures that are twice as wide as high, a shade of grey a column."""
+
+    def read(self, i):
+        return np.broadcast_to(np.arange(16, dtype=np.uint8)[None, :, None], (8, 16, 3))
+
+
+def test_random_squares_belong_to_the_example_alone(tiny_base):
+    tiny_base.data.square = "random"
+    one, other = (Order(Wide(20), tiny_base, 900) for _ in range(2))
+    left = np.array([one[n]["image"][0, 0, 0] for n in range(900)])
+    assert left.tolist() == [other[n]["image"][0, 0, 0] for n in reversed(range(900))][::-1]
+    counts = np.bincount(left, minlength=9)
+    assert len(counts) == 9 and np.sum((counts - 100) ** 2 / 100) < 8 + 4 * (2 * 8) ** 0.5  # chi-square
+    by_record = [{left[n] for n in range(900) if one.record(n) == record} for record in range(20)]
+    assert all(len(places) > 3 for places in by_record)  # drawn anew every epoch
+
+
+def test_squares_and_flips_are_drawn_apart(tiny_base):
+    tiny_base.data.square, tiny_base.data.flip = "random", True
+    order = Order(Wide(20), tiny_base, 600)
+    images = [order[n]["image"][0, :2, 0].astype(int) for n in range(600)]
+    flipped = np.array([image[1] < image[0] for image in images])
+    left = np.array([min(image) - 6 * (image[1] < image[0]) for image in images])
+    assert abs(np.corrcoef(flipped, left)[0, 1]) < 4 / 600**0.5
+
+
+class Holed(Plain):
+    """Some of its pictures can not be read."""
+
+    def __init__(self, holes, *counts):
+        super().__init__(*counts)
+        self.holes, self.tried = holes, collections.Counter()
+
+    def read(self, i):
+        self.tried[i] += 1
+        if i in self.holes:
+            raise OSError("broken")
+        return super().read(i)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_record_that_fails_is_replaced_by_the_next_good_one_and_listed(tiny_base, cache):
+    tiny_base.data.cache, bad = cache, {}
+    source, whole = Holed({2, 3, 8}, 3, 6), Plain(3, 6)
+    shown = drawn(Order(source, tiny_base, 90, bad), 0, 90)
+    instead = {2: 4, 3: 4, 8: 0}
+    for n, (record, label) in enumerate(shown):
+        wanted = Order(whole, tiny_base, 90).record(n)
+        assert record == instead.get(wanted, wanted) and label == whole.labels[record]
+    assert bad == {f"{i}.png": "OSError: broken" for i in (2, 3, 8)}
+    assert all(source.tried[i] == 1 for i in (2, 3, 8))

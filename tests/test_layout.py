@@ -12,12 +12,12 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
     "cli": 5, "__main__": 5,
     "training": 4, "evals": 4,
-    "cascade": 3, "upscale": 3, "interop": 3, "samples": 3, "describe": 3,
+    "cascade": 3, "upscale": 3, "interop": 3, "samples": 3, "describe": 3, "starter": 3,
     "stage": 2, "data": 2,
     "diffusion": 1, "images": 1, "nn": 1, "config": 1,
 }
 # Within a floor: pixels know the process, networks know the resize, and a folder of samples knows the runner.
-NEIGHBOURS = {("images", "diffusion"), ("nn", "images"), ("samples", "cascade")}
+NEIGHBOURS = {("images", "diffusion"), ("nn", "images"), ("samples", "cascade"), ("starter", "describe")}
 FLAX_ROOMS = ("nn", "evals/networks")
 
 
@@ -73,7 +73,15 @@ def test_the_package_imports_nothing_heavy():
 
 def test_no_base_module_needs_tensorflow_or_torch():
     roots = {name.split(".")[0] for path in FILES for name in imports(path)}
-    assert not roots & {"tensorflow", "tensorflow_datasets", "torch", "torchvision", "clu"}
+    assert not roots & {"tensorflow", "torch", "torchvision", "clu"}
+
+
+@named([path for path in FILES if path != ROOT / "data" / "tfds.py"])
+def test_only_the_source_of_tfds_knows_it(path):
+    names = set(imports(path))
+    assert not {n for n in names if n.split(".")[0] == "tensorflow_datasets"}
+    if path != ROOT / "data" / "sources.py":  # which asks for it when a set is named
+        assert not {n for n in names if n.startswith("cdm.data.tfds")}
 
 
 def test_the_public_names_are_there():

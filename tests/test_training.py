@@ -97,11 +97,12 @@ def test_another_config_is_refused_by_the_name_that_differs(run, run_config, nam
     assert (run / "config.json").read_bytes() == before
 
 
-def test_other_classes_are_refused(run, run_config, class_folder, tmp_path):
+def test_other_pictures_are_refused(run, run_config, class_folder, tmp_path):
     shutil.copytree(class_folder, tmp_path / "pictures")
-    (tmp_path / "pictures" / "zebras").mkdir()
+    (tmp_path / "pictures" / "food").rename(tmp_path / "pictures" / "drink")
+    (tmp_path / "pictures" / "symbols").rename(tmp_path / "pictures" / "signs")
     run_config.data.source = str(tmp_path / "pictures")
-    with pytest.raises(ValueError, match="other classes: animals, food, symbols"):
+    with pytest.raises(ValueError, match="`data.source` must be that of the run: 9 of its 12"):
         loop.train(run_config, run)
 
 

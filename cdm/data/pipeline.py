@@ -1,10 +1,14 @@
 """The order of training, and the Grain pipeline that delivers it.
 
-Example n is a pure function of (seed, n): which record, and whether it is flipped. So a run needs no iterator state to
-resume, and another batch size or topology continues the same sequence.
+Example n is a pure function of (seed, n): which record, which square of it, and whether it is flipped. So a run needs
+no iterator state to resume, and another batch size or topology continues the same sequence.
 
     unbalanced   epoch e = n div N is the permutation perm(seed, e) of the records; n is its (n mod N)-th     (1)
     balanced     n draws the class first, uniformly, then a record of it                                      (2)
+
+A record that can not be read is replaced by the next that can. Of B examples a batch, process p of P takes B/P:
+
+    batch b = [b B, (b + 1) B),  of which process p has  b B + p B/P + [0, B/P)                               (3)
 """
 
 import functools
@@ -12,7 +16,8 @@ import functools
 import grain
 import numpy as np
 
-from cdm.data.sources import read_square
+from cdm.data.sources import read_good
+from cdm.data.threads import COUNT
 
 
 def _draws(seed, n, count):
@@ -24,17 +29,20 @@ def _draws(seed, n, count):
 class Order:
     """The first `length` of the sequence of examples: order[n] is {"image": [size, size, 3] uint8, "label", "index"}.
 
-    Random access over a source, so Grain reads it with as many threads as it likes.
+    Random access over a source, so Grain reads it with as many threads as it likes. Names of records that can not be
+    read go into the dict `bad`, with the reason.
     """
 
-    def __init__(self, source, config, length):
-        self._source, self._size, self._seed = source, config.size, config.train.seed
-        self._data, self._length = config.data, length
-        self._members = [np.flatnonzero(source.labels == label) for label in range(len(source.classes))]
-        self._members = [m for m in self._members if len(m)]
+    def __init__(self, source, config, length, bad=None):
+        self._source, self._seed, self._data, self._length = source, config.train.seed, config.data, length
+        if self._data.balance:
+            labels = np.asarray(source.labels)
+            members = [np.flatnonzero(labels == label) for label in range(len(source.classes))]
+            self._members = [m for m in members if len(m)]
         self._permutation = functools.lru_cache(maxsize=2)(
             lambda epoch: np.random.Generator(np.random.Philox(key=[self._seed, epoch])).permutation(len(source)))
-        self._read = functools.partial(read_square, source, size=self._size)
+        self._read = functools.partial(read_good, source, size=config.size, how=self._data.square,
+                                       bad={} if bad is None else bad)
         if self._data.cache:
             self._read = functools.lru_cache(maxsize=None)(self._read)
 
@@ -51,16 +59,35 @@ class Order:
 
     def __getitem__(self, n):
         n = int(n)
-        record = self.record(n)
-        image = self._read(record)
+        random = {"draw": _draws(self._seed, n, 4)[3]} if self._data.square == "random" else {}
+        record, image = self._read(self.record(n), **random)
         if self._data.flip and _draws(self._seed, n, 3)[2] < 0.5:
             image = image[:, ::-1]
         return {"image": image, "label": self._source.labels[record], "index": np.uint32(n % 2**32)}
 
 
-def batches(source, config, first, last):
-    """Iterate the batches of examples [first, last): dicts of stacked arrays, read ahead by Grain's threads."""
-    order = Order(source, config, last)
-    dataset = grain.MapDataset.source(order)[first:last].batch(config.train.batch_size, drop_remainder=True)
-    options = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
-    return iter(dataset.to_iter_dataset(options))
+class Share:
+    """What one of several processes has of the whole batches among the examples [first, last): equation (3)."""
+
+    def __init__(self, order, first, last, batch_size, process, processes):
+        self._order, self._first, self._batch_size = order, first, batch_size
+        self._size = batch_size // processes
+        self._offset, self._length = process * self._size, (last - first) // batch_size * self._size
+
+    def __len__(self):
+        return self._length
+
+    def __getitem__(self, k):
+        batch, place = divmod(int(k), self._size)
+        return self._order[self._first + batch * self._batch_size + self._offset + place]
+
+
+def batches(source, config, first, last, process=0, processes=1, bad=None):
+    """Iterate what `process` of `processes` has of the batches of examples [first, last): dicts of stacked arrays, read
+    ahead by Grain's threads. Names of records that can not be read go into the dict `bad`, with the reason."""
+    batch_size = config.train.batch_size
+    if batch_size % processes:
+        raise ValueError(f"`train.batch_size` (={batch_size}) must be divisible by the {processes} processes")
+    share = Share(Order(source, config, last, bad), first, last, batch_size, process, processes)
+    dataset = grain.MapDataset.source(share).batch(batch_size // processes, drop_remainder=True)
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=COUNT, prefetch_buffer_size=max(8, COUNT))))

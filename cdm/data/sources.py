@@ -1,44 +1,43 @@
-"""Sources of images: the embedded Fluent Emoji 3D set, and a folder of class folders.
+"""Sources of images, by the `data.source` that names them.
 
-A Source is random access: `len`, `classes` (names), `labels` ([N] int32), `names` (of its files), and `read(i)`, one
-image as [H, W, 3] uint8 RGB. Transparency is composited on white.
+    fluent_emoji             the embedded Fluent Emoji 3D set
+    tfds:NAME[:SPLIT]        TensorFlow Datasets, prepared as ArrayRecord (extra [tfds])
+    FILE.npz                 arrays
+    FOLDER                   a pack, or pictures: in class folders, beside a table of labels, or without labels
+    FILE.zip, FILE.tar       an archive of such a folder; ImageNet's tars as they are
+
+A Source is random access, from any thread: `len`, `classes` (names; () without labels), `labels` ([N] int32; zeros
+without labels), `names` (of its records), and `read(i)`, one image as [H, W, 3] uint8 RGB. Where records are picture
+files, `encoded(i, limit=-1)` is the bytes of one, or the first `limit` of them; `checked` says whether every record was
+read when the source was made.
 """
 
-import functools
 import importlib.resources
-import io
 import json
 import pathlib
 import zipfile
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cdm.images.resize import resize
+from cdm.data.arrays import Arrays
+from cdm.data.decode import Unreadable, decode
+from cdm.data.files import open_files
+from cdm.data.labels import TABLES, label
+from cdm.data.packs import Pack, is_pack
+from cdm.data.squares import square
 
 EMBEDDED = "fluent_emoji"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-
-
-def decode(data):
-    """Bytes of an image file as [H, W, 3] uint8 RGB: turned as its EXIF says, composited on white."""
-    with Image.open(io.BytesIO(data)) as image:
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16 bits, which Pillow would clip, not scale
-            return np.repeat((np.asarray(image)[..., None] / 257).round().clip(0, 255).astype(np.uint8), 3, axis=2)
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return np.asarray(image.convert("RGB"))
 
 
 class FluentEmoji:
     """The embedded set (Fluent Emoji 3D, Microsoft, MIT; built by experiments/fluent_emoji): 256x256, four of them
     256x264, labelled by Unicode group; `splits` are train, heldout (every tenth emoji, all its skin tones) and all."""
 
+    checked = True
     splits = ("train", "heldout", "all")
 
     def __init__(self, split="train"):
+        self._split = split
         self._zip = zipfile.ZipFile(importlib.resources.files("cdm.data") / "fluent_emoji.zip")
         index = json.loads(self._zip.read("index.json"))
         self.classes = tuple(index["classes"])
@@ -47,6 +46,9 @@ class FluentEmoji:
         self.subgroups = [i["subgroup"] for i in images]
         self.labels = np.array([self.classes.index(i["group"]) for i in images], np.int32)
 
+    def __reduce__(self):
+        return FluentEmoji, (self._split,)
+
     def __len__(self):
         return len(self.names)
 
@@ -54,57 +56,67 @@ class FluentEmoji:
         return decode(self._zip.read(self.names[i]))
 
 
-class Folder:
-    """A folder with one sub-folder of images a class, named after it, in sorted order."""
+class Pictures:
+    """Picture files in a folder, a zip or a tar, labelled by class folders, by a table, or not at all; `others` are the
+    files beside them that are not in the set."""
 
-    splits = ("train", "all")
+    checked = False
 
-    def __init__(self, path, split="train"):
-        path = pathlib.Path(path)
-        if not path.is_dir():
-            raise ValueError(f"`data.source` (={path}) must be {EMBEDDED!r} or a folder of class folders")
-        self._path = path
-        self.classes = tuple(sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")))
-        self.names, labels = [], []
-        for label, name in enumerate(self.classes):
-            found = sorted(p.relative_to(path).as_posix() for p in (path / name).rglob("*")
-                           if p.suffix.lower() in SUFFIXES)
-            self.names += found
-            labels += [label] * len(found)
-        if not self.names:
-            raise ValueError(f"`data.source` (={path}) must hold class folders with images; it has none")
-        self.labels = np.array(labels, np.int32)
+    def __init__(self, path):
+        self._files = open_files(path)
+        self.names, self.labels, self.classes = label(self._files, path)
+        known = {*self.names, *TABLES}
+        self.others = [name for name in self._files.names if name not in known]
 
     def __len__(self):
         return len(self.names)
 
+    def encoded(self, i, limit=-1):
+        return self._files.read(self.names[i], limit)
+
     def read(self, i):
-        return decode((self._path / self.names[i]).read_bytes())
+        return decode(self.encoded(i))
 
 
 def open_source(spec, split="train"):
-    """The Source that `spec` names: "fluent_emoji" or the path of a folder of class folders."""
-    kind = FluentEmoji if spec == EMBEDDED else functools.partial(Folder, spec)
-    known = FluentEmoji.splits if spec == EMBEDDED else Folder.splits
-    if split not in known:
-        raise ValueError(f"`split` (={split}) of {spec} must be one of {', '.join(known)}")
-    return kind(split=split)
+    """The Source that `spec` names; `split` is of the embedded set or a TFDS set, the others are all one split."""
+    spec, splits = str(spec), ("train", "all")
+    if spec.startswith("tfds:"):
+        from cdm.data.tfds import Tfds  # an extra
 
-
-def square(image, size):
-    """The centre square of [H, W, 3] uint8 at [size, size, 3] uint8, by the one resize."""
-    side = min(image.shape[:2])
-    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    image = image[top : top + side, left : left + side]
-    if side == size:
-        return image
-    return np.clip(np.round(resize(image, size)), 0, 255).astype(np.uint8)
-
-
-def read_square(source, i, size):
-    """Record i of a source at [size, size, 3] uint8; an unreadable file is a ValueError that names it."""
+        return Tfds(spec.removeprefix("tfds:"), split)
+    if spec == EMBEDDED:
+        splits = FluentEmoji.splits
+    if split not in splits:
+        raise ValueError(f"`split` (={split}) of {spec} must be one of {', '.join(splits)}")
+    if spec == EMBEDDED:
+        return FluentEmoji(split)
     try:
-        return square(source.read(i), size)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, zipfile.BadZipFile,
-            Image.DecompressionBombError) as e:
-        raise ValueError(f"`data.source`: {source.names[i]} can not be read ({type(e).__name__})") from e
+        if is_pack(spec):
+            return Pack(spec)
+        return Arrays(spec) if spec.lower().endswith(".npz") else Pictures(pathlib.Path(spec))
+    except OSError as e:
+        raise ValueError(f"`data.source` (={spec}) must be readable: {e.strerror or e}") from e
+
+
+def read_square(source, i, size, how="center", draw=0.0):
+    """Record i of a source at [size, size, 3] uint8 (see cdm.data.squares); Unreadable, which names it, if it is."""
+    try:
+        return square(source.read(i), size, how, draw)
+    except Exception as e:  # a decoder given a broken file may raise anything
+        raise Unreadable(source.names[i], e) from e
+
+
+def read_good(source, i, size, how="center", draw=0.0, bad=None):
+    """(j, picture): record i, or the first after it that can be read, at [size, size, 3] uint8. The names that can not
+    go into the dict `bad` with the reason, and are not tried again; ValueError if there is none that can."""
+    bad = {} if bad is None else bad
+    for step in range(len(source)):
+        j = (i + step) % len(source)
+        if source.names[j] not in bad:
+            try:
+                return j, read_square(source, j, size, how, draw)
+            except Unreadable as e:
+                bad[e.name] = e.reason
+    raise ValueError(f"`data.source`: none of its {len(source)} pictures can be read; "
+                     f"{source.names[i]}: {bad[source.names[i]]}")

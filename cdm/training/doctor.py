@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cdm.data.sources import open_source, read_square
+from cdm.data.sources import open_source, read_good
 from cdm.diffusion import process
 from cdm.images import augment
 from cdm.images.files import write_grid
@@ -48,11 +48,11 @@ class _Pictures(NamedTuple):
     eps: np.ndarray
 
 
-def _pictures(stage, split, count, steps=1):
+def _pictures(stage, split, count):
     """`count` pictures, evenly over the source, or all that it has."""
     source = open_source(stage.config.data.source, split)
     records = np.unique(np.linspace(0, len(source) - 1, count).astype(int))
-    image = np.stack([read_square(source, int(i), stage.size) for i in records])
+    records, image = (np.array(part) for part in zip(*(read_good(source, int(i), stage.size) for i in records)))
     keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), 2 * len(records)).reshape(2, -1)
     x0, lowres = jax.jit(stage.pair)(image, keys[0])
     aug_logsnr = None

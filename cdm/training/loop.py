@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cdm import cascade as runner
+from cdm.data import manifest
 from cdm.data.pipeline import batches
-from cdm.data.sources import open_source, read_square
+from cdm.data.sources import open_source, read_good
 from cdm.images.files import write_grid
 from cdm.images.resize import resize, to_float
 from cdm.stage import Stage, load_stage
@@ -30,14 +31,16 @@ def train(config, run):
     """Train the stage of `config` in the folder `run`, from its newest checkpoint if it has one; returns the Stage
     with the averaged (EMA) parameters. Raises Stopped after a SIGTERM, everything saved."""
     run = pathlib.Path(run)
-    source = open_source(config.data.source)
+    source = manifest.resume(open_source(config.data.source), run, jax.process_index())
     partition = mesh.Partition(config)
     stage = Stage(config, source.classes)
     stage.plan(runner.settings_of(stage).steps)  # what the grids will need is checked now, not hours in
     with contextlib.ExitStack() as stack:
         if mesh.leads():
             stack.enter_context(claim(run, config, source.classes))
+            source = manifest.freeze(source, run)
         mesh.wait("the run is claimed")
+        source = manifest.resume(source, run, jax.process_index())
         kept = stack.enter_context(Checkpoints(run, write=True, keep=config.checkpoint.keep,
                                                keep_every=config.checkpoint.keep_every))
         snapshots = stack.enter_context(Checkpoints(run, "snapshots", write=True))
@@ -50,8 +53,8 @@ def _train(stage, source, run, partition, kept, snapshots, asked):
     state, images = _begin(stage, partition, kept)
     log = Log(run if mesh.leads() else None, images, total, config.log.writers)
     log.say(f"{stage.name}: {f'resumed from {images}' if images else 'new run'}, to {total} images in {run}")
-    for warning in warnings(config, source) if not images else ():
-        log.say(f"{stage.name}: {warning}")
+    for line in [*source.notes(), *(warnings(config, source) if not images else ())]:
+        log.say(f"{stage.name}: {line}")
     step, seconds = _compile(stage, partition, state)
     clock = speed.Clock(stage, seconds)
 
@@ -59,7 +62,8 @@ def _train(stage, source, run, partition, kept, snapshots, asked):
         """Whether the batch that ends at `images` passed a multiple of `every`, or was the last."""
         return images // every > (images - batch_size) // every or images + batch_size > total
 
-    before, stream = None, batches(source, config, images, total)
+    before, stream = None, batches(source, config, images, total, jax.process_index(), jax.process_count(),
+                                   source.bad)
     while images + batch_size <= total:
         waits = time.monotonic()
         batch = partition.batch(next(stream))
@@ -76,6 +80,7 @@ def _train(stage, source, run, partition, kept, snapshots, asked):
         log.advance(batch_size)
         if due(config.log.every):
             log.row(**_row(config, state, metrics, images), speed=clock.row())
+            source.write_bad()
         if due(config.checkpoint.every):
             kept.save(images, state._asdict())
         if due(config.checkpoint.snapshots) and state.power:
@@ -151,7 +156,8 @@ def preview(stage, source, columns=8):
     if not stage.lowres_size:
         return runner.sample_stage(stage, labels, seed=0).reshape(2, columns, stage.size, stage.size, 3)
     records = np.linspace(0, len(source) - 1, columns).astype(int)
-    real = np.stack([to_float(read_square(source, int(i), stage.size)) for i in records])
+    records, real = zip(*(read_good(source, int(i), stage.size) for i in records))
+    records, real = np.array(records), to_float(np.stack(real))
     lowres = resize(real, stage.lowres_size)
     sample = runner.sample_stage(stage, source.labels[records], seed=0, lowres=lowres)
     return np.stack([resize(lowres, stage.size), sample, real])

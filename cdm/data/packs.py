@@ -1,0 +1,100 @@
+"""A pack: the pictures of a source as squares of one size, in one ArrayRecord file that is read at random.
+
+    index.json               schema_version, size, square (how a picture became one), classes, labels, names, and `bad`:
+                             what could not be read, with the reason
+    records.array_record     a lossless WebP each, in the order of `names`
+
+WebP rather than PNG: of 256x256 photographs 36 % of the raw bytes against 50 %, decoded in two thirds of the time.
+"""
+
+import io
+import pathlib
+
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordWriter
+from PIL import Image
+from tqdm import tqdm
+
+from cdm.data.decode import Unreadable, decode
+from cdm.data.squares import square
+from cdm.data.threads import in_order
+from cdm.images.files import new_folder, reading, write_json
+
+SCHEMA_VERSION = 1
+INDEX, RECORDS = "index.json", "records.array_record"
+
+
+def is_pack(path):
+    """Whether there is a pack at `path`."""
+    return all((pathlib.Path(path) / name).is_file() for name in (INDEX, RECORDS))
+
+
+class Pack:
+    """The Source in a pack."""
+
+    checked = True
+
+    def __init__(self, path):
+        with reading(path, INDEX, "pack", SCHEMA_VERSION) as index:
+            self.size, self.classes, self.names = index["size"], tuple(index["classes"]), index["names"]
+            self.labels = np.array(index["labels"], np.int32)
+            try:
+                self._records = ArrayRecordDataSource(str(pathlib.Path(path) / RECORDS))
+            except RuntimeError as e:
+                raise ValueError(f"{RECORDS}: {e}") from e
+            if not len(self._records) == len(self.names) == len(self.labels):
+                raise ValueError(f"{RECORDS} has {len(self._records)} records, {INDEX} {len(self.names)}")
+
+    def __len__(self):
+        return len(self.names)
+
+    def encoded(self, i, limit=-1):
+        return self._records[i]
+
+    def read(self, i):
+        return decode(self._records[i])
+
+
+def encode(image):
+    """[H, W, 3] uint8 as bytes of a lossless WebP."""
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, format="webp", lossless=True, quality=0, method=0)
+    return data.getvalue()
+
+
+def pack(source, out, size, how="center"):
+    """Write the pictures of a source as the pack `out`, whole or not at all; returns its index. Pictures that can not
+    be read are left out and listed; `out` must not exist yet."""
+
+    def record(i):
+        try:
+            return encode(square(source.read(i), size, how)), int(source.labels[i])
+        except Exception as e:  # a decoder given a broken file may raise anything
+            return Unreadable(source.names[i], e)
+
+    index = {"schema_version": SCHEMA_VERSION, "size": size, "square": how, "classes": list(source.classes),
+             "labels": [], "names": [], "bad": {}}
+    with new_folder(out) as partial:
+        try:
+            # Grain wants groups of one record; the records are compressed already.
+            writer = ArrayRecordWriter(str(partial / RECORDS), "group_size:1,uncompressed")
+            for i, found in enumerate(tqdm(in_order(record, len(source)), total=len(source), unit="img", disable=None)):
+                if isinstance(found, Unreadable):
+                    index["bad"][found.name] = found.reason
+                    continue
+                if not writer.ok():
+                    break  # it says why when it is closed
+                writer.write(found[0])
+                index["names"].append(source.names[i])
+                index["labels"].append(found[1])
+            writer.close()
+        except RuntimeError as e:
+            raise ValueError(f"`out` (={out}) can not be written: {str(e).split(';')[0]}") from e
+        if not index["names"]:
+            raise ValueError(f"`data.source`: none of its {len(source)} pictures can be read; "
+                             + ": ".join(next(iter(index["bad"].items()))))
+        write_json(partial / INDEX, index)
+        if len(Pack(partial)) != len(index["names"]):
+            raise ValueError(f"`out` (={out}) can not be written")
+    return index
