@@ -52,7 +52,8 @@ def describe(config):
         },
         "memory": {
             "params": _bytes(params),
-            "train_state": 5 * _bytes(params),  # parameters, EMA, Adam's two moments, gradient
+            # Parameters, averages, Adam's two moments, gradient.
+            "train_state": (5 + len(config.train.ema_sigmas)) * _bytes(params),
             "activations_per_image": max(_bytes(kept) - _bytes(params), 0),
         },
         "shapes": {

@@ -1,8 +1,8 @@
 """`cdm init`: the configs of a whole cascade, sized for one's pictures and one's device.
 
-What is chosen by rule, and the rule: widths and batch by the device's memory, from the largest that fits; how long by the
-number of pictures, as few can be seen only so often before they are remembered; crops for stages above 64 pixels; and
-`diffusion.data_std` measured, the deviation of what the low-res picture leaves to be drawn.
+What is chosen, and by what rule: widths and batch by the device's memory, the largest that fit; how long by the number
+of pictures, as few can be seen only so often before they are remembered; crops for stages above 64 pixels; and
+`diffusion.data_std` is measured, the deviation of what the low-res picture leaves to be drawn.
 """
 
 import itertools
@@ -12,15 +12,16 @@ import jax
 import numpy as np
 
 from cdm.config import base_stage, sr_stage
-from cdm.data.sources import open_source, read_square
+from cdm.data.sources import open_source, read_good
 from cdm.describe import describe
 from cdm.images.files import new_folder
 from cdm.images.resize import resize, to_float
 
 SAMPLE = 64  # pictures that data_std is measured on
 
-# On an accelerator: (channels of the base stage, of the others), largest first, and the share of memory that may be used.
+# On an accelerator: (channels of the base stage, of the others), largest first, and the share of memory to be used.
 WIDTHS, SHARE = ((192, 128), (128, 96), (96, 64), (64, 32)), 0.7
+LEAST_BATCH = 32  # on a device; a narrower network is taken before a smaller batch
 
 
 def write_configs(data, sizes, out):
@@ -37,7 +38,7 @@ def write_configs(data, sizes, out):
             values = _values(source, data, low, size, device)
             config = base_stage(name, size) if low is None else sr_stage(name, low, size)
             about = _fit(config, values, device)
-            (partial / f"{name}.py").write_text(_text(name, low, size, values, about, source, data, device, out))
+            (partial / f"{name}.py").write_text(_text(name, low, size, values, about, source, device, out))
             files.append(out / f"{name}.py")
     return files
 
@@ -51,81 +52,70 @@ def _check(sizes):
 
 
 def _values(source, data, low, size, device):
-    """What the config of a stage sets, by dotted name, but for the widths."""
-    count, cpu = len(source), device.platform == "cpu"
-    # A base stage sees each picture about 400 times at most, and a picture has many more crops than views.
-    images = min(count * 400, 200_000_000) if low is None else min(count * 400, 50_000_000)
-    images = max(min(images, 100_000 if cpu else images), 20_000)
-    classes = np.bincount(source.labels, minlength=1)
+    """What the config of a stage sets, by dotted name, but for widths and batch."""
+    count, cpu, base = len(source), device.platform == "cpu", low is None
+    # A picture is seen 400 times, a base stage's in full and a further stage's in many crops and noises; two CPU cores
+    # do a hundred thousand in an hour or two.
+    images = min(max(400 * count, 20_000), 100_000 if cpu else 200_000_000)
+    of_class = np.bincount(source.labels, minlength=1) if source.classes else np.ones(1)
     values = {"data.source": str(data)}
-    if len(source.classes) > 1 and classes.max() > 3 * max(classes.min(), 1):
+    if of_class.max() > 3 * max(of_class.min(), 1):
         values["data.balance"] = True
-    values["model.multipliers"] = (1, 2, 4) if low is None else (1, 2, 3)
-    values["model.blocks"] = 2 if low is None or not cpu else 1
-    values["model.attention"] = (size // 4,) if low is None else ()
+    if size > 64 and not base:
+        scale = size // low
+        crop = max(64 if cpu else 128, 4 * scale) // (4 * scale) * 4 * scale
+        if crop < size:
+            values["data.crop"] = crop
+    values["model.multipliers"] = (1, 2, 4) if base else (1, 2, 3)
+    values["model.blocks"] = 2 if base or not cpu else 1
+    values["model.attention"] = (size // 4,) if base else ()
     if cpu:
         values["model.resample"] = "between"
-    if low is None and count < 50_000 and not cpu:
+    if base and count < 50_000 and not cpu:
         values["model.dropout"] = 0.1
-    if low is not None:
-        side = max(_round(max(size // 4, 32), 4 * size // low), 4 * size // low)
-        if size > 64 and side < size:
-            values["data.crop"] = side if cpu else min(max(side, 128), size)
-        values["diffusion.residual"] = True
-        values["diffusion.data_std"] = _data_std(source, low, size)
+    if not base:
+        values["diffusion.residual"], values["diffusion.data_std"] = True, _data_std(source, low, size)
         values["augment.max_level"] = 0.5
     values["train.images"] = images
     values["train.learning_rate"] = 6e-4 if cpu else 2e-4
-    values["train.warmup"] = images // 30
+    values["train.warmup"] = values["train.ema_half_life"] = images // 30
     values["train.decay"] = "cosine"
-    values["train.ema_half_life"] = images // 30
     values["checkpoint.every"] = values["checkpoint.snapshots"] = images // 20
-    values["log.every"], values["log.grid"] = max(images // 200, 1), images // 10
-    values["sample.sampler"], values["sample.steps"] = "dpmpp_2m", 20 if low is None else 10
-    if low is None and len(source.classes) > 1:
+    values["log.every"], values["log.grid"] = images // 200, images // 10
+    values["sample.sampler"], values["sample.steps"] = "dpmpp_2m", 20 if base else 10
+    if base and len(source.classes) > 1:
         values["sample.guidance"] = 1.0
-    if low is not None:
+    if not base:
         values["sample.aug_level"] = 0.1
     return values
 
 
-def _round(value, multiple):
-    return value // multiple * multiple
-
-
 def _data_std(source, low, size):
-    """Root mean square of x0 - up(down(x0)), over pictures evenly drawn from the source; of one that can not be read,
-    its neighbour."""
-    total, count = 0.0, 0
-    for record in np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(int)):
-        try:
-            x0 = to_float(read_square(source, int(record), size))
-        except ValueError:
-            continue
-        total += float(np.mean((x0 - resize(resize(x0, low), size)) ** 2))
-        count += 1
-    if not count:
-        raise ValueError(f"`data` must hold pictures that can be read; of {SAMPLE} none could")
-    return float(f"{max((total / count) ** 0.5, 0.01):.2g}")
+    """Root mean square of x0 - up(down(x0)), over pictures taken evenly from the source."""
+    records = np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(int))
+    pictures = (to_float(read_good(source, int(record), size)[1]) for record in records)
+    mean = np.mean([np.mean((x0 - resize(resize(x0, low), size)) ** 2) for x0 in pictures])
+    return float(f"{max(mean**0.5, 0.01):.2g}")
 
 
 def _fit(config, values, device):
     """Add widths and batch to `values`: the largest that fit the device; returns `describe` of the result."""
     base = "augment" not in config
     if device.platform == "cpu":
-        values["model.channels"], values["train.batch_size"] = (32, 16) if base else (24 if config.size <= 64 else 16, 8)
+        values["model.channels"] = 32 if base else 24 if config.size <= 64 else 16
+        values["train.batch_size"] = 16 if base else 8
         return describe(_set(config, values))
     memory = SHARE * (device.memory_stats() or {}).get("bytes_limit", 16e9)
-    devices = len(jax.devices())
-    for wide, (channels, batch) in itertools.product(WIDTHS, ((256, 256), (128, 128), (64, 64), (32, 32), (16, 16))):
-        values["model.channels"] = wide[0] if base else wide[1]
-        values["train.batch_size"] = batch * devices if batch * devices <= 2048 else 2048
+    for width in WIDTHS:
+        values["model.channels"] = width[0 if base else 1]
         about = describe(_set(config, values))
         # bfloat16 halves what `describe` counts in float32.
-        need = about["memory"]["train_state"] + batch * about["memory"]["activations_per_image"] / 2
-        if need <= memory and batch >= 64 or (wide, batch) == (WIDTHS[-1], 16):
-            return about
-    return about
+        room = (memory - about["memory"]["train_state"]) / (about["memory"]["activations_per_image"] / 2)
+        if room >= LEAST_BATCH:
+            break
+    batch = 2 ** int(np.log2(np.clip(room, 1, 256)))
+    values["train.batch_size"] = batch * len(jax.devices())
+    return describe(_set(config, values))
 
 
 def _set(config, values):
@@ -140,17 +130,16 @@ def _set(config, values):
     return config
 
 
-def _text(name, low, size, values, about, source, data, device, out):
-    kind = f"a base stage at {size}x{size}" if low is None else f"super-resolution from {low}x{low} to {size}x{size}"
-    order = ["data.", "model.", "diffusion.", "augment.", "train.", "checkpoint.", "log.", "sample."]
-    lines = [f"    config.{key} = {_literal(value)}" for prefix in order
-             for key, value in values.items() if key.startswith(prefix)]
+def _text(name, low, size, values, about, source, device, out):
+    kind = f"A base stage at {size}x{size}" if low is None else f"Super-resolution from {low}x{low} to {size}x{size}"
     make = f'base_stage("{name}", {size})' if low is None else f'sr_stage("{name}", {low}, {size})'
-    return f'''"""{kind[0].upper()}{kind[1:]}, for {len(source)} pictures of {len(source.classes)} classes and the device "{device.device_kind}".
+    settings = "\n".join(f"    config.{key} = {_literal(value)}" for key, value in values.items())
+    cost = f"{about['params'] / 1e6:.1f} M parameters, {about['flops_per_image']['train'] / 1e9:.2f} GFLOP an image"
+    return f'''"""{kind}, for {len(source)} pictures of {len(source.classes)} classes.
 
     cdm train --config={out / name}.py --workdir=runs/{name}
 
-{about["params"] / 1e6:.1f} M parameters, {about["flops_per_image"]["train"] / 1e9:.2f} GFLOP a training image. Written by `cdm init`, to be changed at will.
+{cost} of training. Written by `cdm init` for the device "{device.device_kind}"; change it at will.
 """
 
 from cdm.config import {"base" if low is None else "sr"}_stage
@@ -158,7 +147,7 @@ from cdm.config import {"base" if low is None else "sr"}_stage
 
 def get_config():
     config = {make}
-{chr(10).join(lines)}
+{settings}
     return config
 '''
 

@@ -89,8 +89,8 @@ def examine(run, steps=100):
     wiener = _wiener(stage, pictures, training)
     worst = int(np.argmax(right / wiener))
     yield Verdict(bool(np.all(right < wiener)), "noise levels",
-                  f"loss over the Wiener denoiser's {' '.join(f'{r:.2f}' for r in right / wiener)} from clean to noise"
-                  + ("" if right[worst] < wiener[worst] else f"; a linear filter does better at t = {TIMES[worst]:.2f}"))
+                  f"loss over the Wiener denoiser's {' '.join(f'{r:.2f}' for r in right / wiener)}, clean to noise"
+                  + ("" if right[worst] < wiener[worst] else f"; a linear filter wins at t = {TIMES[worst]:.2f}"))
     if len(stage.classes) > 1:
         yield _matters("class", right, losses(state["ema"], pictures._replace(
             label=(pictures.label + 1) % len(stage.classes))), 1.002, "another class")
@@ -176,8 +176,8 @@ def _overfit(stage, p, steps):
     for _ in range(steps):
         carry, loss = step(carry)
         seen.append(float(loss))
-    return Verdict(seen[-1] < 0.5 * seen[0], "overfitting", f"a fresh network's loss on {len(p.label)} pictures goes from "
-                   f"{seen[0]:.3f} to {seen[-1]:.3f} in {steps} steps of the config's rate")
+    return Verdict(seen[-1] < 0.5 * seen[0], "overfitting", f"a fresh network's loss on {len(p.label)} pictures goes "
+                   f"from {seen[0]:.3f} to {seen[-1]:.3f} in {steps} steps of the config's rate")
 
 
 def doctor(run, steps=100):
