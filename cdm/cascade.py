@@ -171,8 +171,9 @@ class Cascade:
             if high.lowres_size != low.size:
                 wants = f"wants {high.lowres_size} px input" if high.lowres_size else "is a base stage"
                 raise ValueError(f"`stages` must chain: {low.name} gives {low.size} px and {high.name} {wants}")
-            if high.classes != low.classes:
-                raise ValueError(f"`stages` must share their classes: {low.name} and {high.name} differ")
+            if high.classes and high.classes != self.classes:
+                raise ValueError(f"`stages` must share their classes, or have none: {high.name}'s are not "
+                                 f"{self.stages[0].name}'s")
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"`stages` (={', '.join(names)}) must have names of their own")

@@ -39,15 +39,16 @@ def sample(args):
     from cdm.samples import write_samples
 
     cascade = cdm.load_cascade(args.cascade or shipped())
-    if not args.classes:
+    if not args.classes and cascade.classes:
         raise ValueError(f"`class` must be named, one or more of: "
                          f"{', '.join(f'{i} {name}' for i, name in enumerate(cascade.classes))}")
-    labels = [cascade.stages[0].label(which) for which in args.classes]
+    labels = [cascade.stages[0].label(which) for which in args.classes or [0]]
     about = write_samples(
         cascade, args.out, labels, args.n, args.seed, args.batch_size, args.start_at, args.stop_at, args.format,
         steps=args.steps, guidance=args.guidance, aug_level=args.aug_level, sampler=args.sampler,
         hand_over=args.hand_over)
-    print(f"{len(about['images'])} images of {len({i['label'] for i in about['images']})} classes in {args.out}")
+    of = f" of {len({i['label'] for i in about['images']})} classes" if cascade.classes else ""
+    print(f"{len(about['images'])} images{of} in {args.out}")
 
 
 def demo(args):

@@ -47,7 +47,8 @@ def write_samples(cascade, out, labels, n, seed=0, batch_size=None, start_at=Non
     settings = cascade.settings(**changes)
     first, last, _ = cascade.check(settings, batch_size, start_at, stop_at)
     labels = list(dict.fromkeys(labels))
-    wanted = [{"file": f"{slug(cascade.classes[label])}_{count:05d}.png", "class": cascade.classes[label],
+    classes = cascade.classes or ("sample",)
+    wanted = [{"file": f"{slug(classes[label])}_{count:05d}.png", "class": classes[label],
                "label": label, "count": count, "start_at": start_at} for count in range(n) for label in labels]
     about = {
         "cdm": cdm.__version__, "jax": jax.__version__, "backend": jax.default_backend(), "seed": seed,

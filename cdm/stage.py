@@ -188,14 +188,14 @@ class Stage:
 
     def label(self, which):
         """The label of a class by index or by name; case and punctuation do not matter ("food-drink"), and a text that
-        is both is the name."""
+        is both is the name. A stage without classes has the one label 0."""
         names = [slug(name) for name in self.classes]
         text = str(which).strip()
         if isinstance(which, str) and slug(text) in names:
             return names.index(slug(text))
-        if text.isdecimal() and int(text) < len(names):
+        if text.isdecimal() and int(text) < max(len(names), 1):
             return int(text)
-        known = ", ".join(f"{i} {name}" for i, name in enumerate(self.classes)) or "none, the stage has no classes"
+        known = ", ".join(f"{i} {name}" for i, name in enumerate(self.classes)) or "0, as the stage has none"
         raise ValueError(f"`class` (={which}) must be a name or an index of: {known}")
 
     def save(self, folder, dtype=np.float32):

@@ -322,3 +322,16 @@ def test_four_devices_give_the_pictures_of_one(cascade, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "`batch_size` (=6) must be at least 1 and divisible by the 4 devices" in done.stdout
     assert_same_pictures(np.load(tmp_path / "four.npy"), cascade.sample([*LABELS, 0], seed=7))
+
+
+def test_stages_without_classes_sample_and_serve_below_and_above(cascade, make_stage, tmp_path):
+    base, sr = cascade.stages[:2]
+    bare = [make_stage(stage.config, classes=()) for stage in (base, sr)]
+    images = Cascade(bare).sample(labels=[0, 0], seed=0)
+    assert images.shape == (2, 16, 16, 3) and differ(images[:1], images[1:])
+    # A conditional base with an SR stage that was trained on pictures without labels.
+    assert Cascade([base, bare[1]]).sample(labels=["food"], seed=0).shape == (1, 16, 16, 3)
+    assert "share their classes, or have none" in error(Cascade, [bare[0], sr])
+    assert "`class` (=1) must be a name or an index of: 0" in error(Cascade(bare).sample, labels=[1])
+    about = write_samples(Cascade(bare), tmp_path / "out", [0], n=2)
+    assert [image["file"] for image in about["images"]] == ["sample_00000.png", "sample_00001.png"]
