@@ -14,6 +14,7 @@ from cdm import cascade as runner
 from cdm.cascade import Cascade, load_cascade, sample_stage
 from cdm.diffusion import process
 from cdm.images.resize import to_uint8
+from cdm.samples import write_samples
 
 LABELS = ["food", "food", "animals", 2]
 GREYS = [0, 1, 2, 0] * 4
