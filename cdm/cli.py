@@ -1,7 +1,7 @@
 """The command line: `cdm VERB …`. Verbs import their heavy parts when they run; nothing here starts a backend.
 
-Exit codes: 0 done; 1 a run that came to nothing; 2 the user's mistake, one line on standard error; 75 stopped by
-SIGTERM with everything saved.
+Exit codes: 0 done; 1 a run that came to nothing or is not well; 2 the user's mistake, one line on standard error; 75
+stopped by SIGTERM with everything saved.
 """
 
 import argparse
@@ -80,6 +80,13 @@ def train(args):
     except FloatingPointError as e:
         print(f"cdm: {e}", file=sys.stderr)
         return 1
+    except Exception as e:
+        if mesh.alone():
+            raise
+        # The others wait for this process: it goes at once, without the goodbyes that would wait for them.
+        code = 2 if isinstance(e, (ValueError, OSError)) else 1
+        print(f"cdm: process {mesh.place()} ended: {' '.join(str(e).split())}", file=sys.stderr, flush=True)
+        os._exit(code)
     if mesh.leads():
         print(f"trained; next: cdm export {args.workdir} --out STAGE")
 

@@ -190,7 +190,8 @@ def validate(config):
           "be two or more, or none")
     _need(train.batch_size % train.accumulate == 0, "train.accumulate", train.accumulate,
           f"divide the batch (={train.batch_size})")
-    _need(config.mesh.data == -1 or config.mesh.data >= 1, "mesh.data", config.mesh.data, "be at least 1, or -1")
+    _need(isinstance(config.mesh.data, int) and (config.mesh.data == -1 or config.mesh.data >= 1), "mesh.data",
+          config.mesh.data, "be an integer of at least 1, or -1")
     _need(all(writer in ("tensorboard", "wandb") for writer in config.log.writers), "log.writers", config.log.writers,
           "be tensorboard or wandb")
     _need(train.decay in ("none", "cosine"), "train.decay", train.decay, "be none or cosine")

@@ -11,17 +11,28 @@ def _bytes(tree):
     return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def describe(config):
+def flops(function, *shapes):
+    """FLOPs of a program as XLA counts those of the lowered one, or None where JAX has no CPU backend to count with:
+    other backends do not tell before they have compiled."""
+    try:
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            return float(jax.jit(function).lower(*shapes).cost_analysis()["flops"])
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
+def describe(config, classes=None):
     """Parameters, FLOPs per image, memory and shapes of a config's stage, as a JSON-ready dict.
 
     FLOPs are those of the lowered program: of one denoiser evaluation, of a sampling run by the config's settings
     (guidance counted twice), and of a training step per image (forward and backward, with the crop the config trains
-    on). Memory in bytes: of the parameters; of the training state with its gradient; and of the activations that the
-    backward pass keeps per image, before any fusion.
+    on); null where JAX has no CPU backend. Memory in bytes: of the parameters; of the training state with its
+    gradient; and of the activations that the backward pass keeps per image, before any fusion. `classes` are those of
+    the config's source unless given.
     """
     from cdm.data.sources import open_source
 
-    stage = Stage(config, open_source(config.data.source).classes)
+    stage = Stage(config, open_source(config.data.source).classes if classes is None else classes)
     params = jax.eval_shape(stage.init)
 
     def shaped(*shape, dtype=jnp.float32):
@@ -31,9 +42,6 @@ def describe(config):
     lowres, aug = (shaped(1, low, low, 3), shaped(1)) if low else (None, None)
     inputs = (shaped(1, size, size, 3), shaped(1), shaped(1, dtype=jnp.int32), lowres, aug)
     batch = (shaped(1, size, size, 3, dtype=jnp.uint8), shaped(1, dtype=jnp.int32), shaped(1, dtype=jnp.uint32))
-
-    def flops(function, *arguments):
-        return float(jax.jit(function).lower(*arguments).cost_analysis()["flops"])
 
     def loss(params, image, label, index):
         return stage.loss(params, image, label, index, config.train.seed)[0]
@@ -47,7 +55,7 @@ def describe(config):
         "params": sum(int(np.prod(leaf.shape)) for leaf in flat.values()),
         "flops_per_image": {
             "denoise": once,
-            "sample": once * sample.steps * (2 if sample.guidance else 1),
+            "sample": once and once * sample.steps * (2 if sample.guidance else 1),
             "train": flops(jax.value_and_grad(loss), params, *batch),
         },
         "memory": {

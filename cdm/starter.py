@@ -37,7 +37,7 @@ def write_configs(data, sizes, out):
         for name, low, size in zip(names, (None, *sizes), sizes):
             values = _values(source, data, low, size, device)
             config = base_stage(name, size) if low is None else sr_stage(name, low, size)
-            about = _fit(config, values, device)
+            about = _fit(config, values, source.classes, device)
             (partial / f"{name}.py").write_text(_text(name, low, size, values, about, source, device, out))
             files.append(out / f"{name}.py")
     return files
@@ -98,24 +98,24 @@ def _data_std(source, low, size):
     return float(f"{max(mean**0.5, 0.01):.2g}")
 
 
-def _fit(config, values, device):
+def _fit(config, values, classes, device):
     """Add widths and batch to `values`: the largest that fit the device; returns `describe` of the result."""
     base = "augment" not in config
     if device.platform == "cpu":
         values["model.channels"] = 32 if base else 24 if config.size <= 64 else 16
         values["train.batch_size"] = 16 if base else 8
-        return describe(_set(config, values))
+        return describe(_set(config, values), classes)
     memory = SHARE * (device.memory_stats() or {}).get("bytes_limit", 16e9)
     for width in WIDTHS:
         values["model.channels"] = width[0 if base else 1]
-        about = describe(_set(config, values))
+        about = describe(_set(config, values), classes)
         # bfloat16 halves what `describe` counts in float32.
         room = (memory - about["memory"]["train_state"]) / (about["memory"]["activations_per_image"] / 2)
         if room >= LEAST_BATCH:
             break
     batch = 2 ** int(np.log2(np.clip(room, 1, 256)))
     values["train.batch_size"] = batch * len(jax.devices())
-    return describe(_set(config, values))
+    return describe(_set(config, values), classes)
 
 
 def _set(config, values):

@@ -1,7 +1,9 @@
 """Training from outside: killed, stopped, on many devices, in several processes. Real processes of the command line."""
 
+import concurrent.futures
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -53,12 +55,29 @@ def finish(process, timeout=300):
     return process.returncode, said
 
 
+def finish_all(processes):
+    """`finish` of each, all at once, so that none waits for a reader."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return list(pool.map(finish, processes))
+
+
 def progress(workdir):
     return len((workdir / "metrics.jsonl").read_text().splitlines()) if (workdir / "metrics.jsonl").exists() else 0
 
 
 def assert_same_state(workdir, other, images):
     jax.tree.map(np.testing.assert_array_equal, saved(workdir, images), saved(other, images))
+
+
+def assert_near(workdir, other, images):
+    """The same but for the order of sums: parameters went the same way, and every row tells of the same loss."""
+    first = flatten(jax.device_get(jax.jit(runs.open_run(workdir).init)()))
+    here, there = (flatten(saved(folder, images).params) for folder in (workdir, other))
+    moved = sum(np.sum((there[name] - first[name]) ** 2) for name in first)
+    apart = sum(np.sum((there[name] - here[name]) ** 2) for name in first)
+    assert apart < 1e-2 * moved
+    for row, wanted in zip(rows(workdir), rows(other), strict=True):
+        assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +100,7 @@ def test_a_run_killed_at_random_moments_ends_as_one_never_killed(config, straigh
         time.sleep(draw.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)
         process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
         kills += 1
     code, errors = finish(start(config, tmp_path / "run", **{"train.images": 400}))
     assert code == 0, errors
@@ -115,10 +135,7 @@ def test_a_run_on_eight_devices_goes_on_on_fewer_and_is_the_same(config, tmp_pat
         subprocess.run(["cp", "-r", tmp_path / "8", workdir], check=True)
         code, errors = finish(start(config, workdir, devices=devices, **{**options, "mesh.fsdp": min(fsdp, devices)}))
         assert code == 0 and "resumed from 16" in errors, errors
-        for name, leaf in flatten(saved(workdir, 32).ema).items():
-            np.testing.assert_allclose(leaf, flatten(saved(tmp_path / "one", 32).ema)[name], atol=2e-3, err_msg=name)
-        for row, wanted in zip(rows(workdir), rows(tmp_path / "one"), strict=True):
-            assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-3)
+        assert_near(workdir, tmp_path / "one", 32)
 
 
 def port():
@@ -134,31 +151,33 @@ def job(config, workdir, **named):
             for i in range(2)]
 
 
+def test_what_the_first_process_can_not_do_ends_all_with_its_reason(config, run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    for code, errors in finish_all(job(config, tmp_path / "run", **{"train.seed": 3})):
+        assert code == 2 and "these differ: train.seed" in errors.splitlines()[-1], errors
+
+
 @pytest.mark.parametrize("fsdp", [1, 2])
 def test_two_processes_train_the_same_stage(config, run, tmp_path, fsdp):
-    for code, errors in map(finish, job(config, tmp_path / "run", **{"mesh.fsdp": fsdp, "log.grid": 32})):
+    for code, errors in finish_all(job(config, tmp_path / "run", **{"mesh.fsdp": fsdp, "log.grid": 32})):
         assert code == 0, errors
-    for name, leaf in flatten(saved(tmp_path / "run", 32).ema).items():
-        np.testing.assert_allclose(leaf, flatten(saved(run, 32).ema)[name], atol=2e-3, err_msg=name)
-    for row, wanted in zip(rows(tmp_path / "run"), rows(run), strict=True):
-        assert row["loss"] == pytest.approx(wanted["loss"], rel=1e-3)
+    assert_near(tmp_path / "run", run, 32)
     runs.export([tmp_path / "run"], tmp_path / "stage")
     assert load_stage(tmp_path / "stage").facts["images"] == 32
 
 
 def test_sigterm_to_one_process_saves_all_at_one_step_and_the_job_goes_on(config, straight, tmp_path):
-    options = {"train.images": 400, "checkpoint.every": 1000}
+    options = {"train.images": 400, "checkpoint.every": 40}  # saves under way as the signal comes
     processes = job(config, tmp_path / "run", **options)
     until = time.monotonic() + 120
     while all(p.poll() is None for p in processes) and not progress(tmp_path / "run") and time.monotonic() < until:
         time.sleep(0.01)
     processes[1].send_signal(signal.SIGTERM)
-    for code, errors in map(finish, processes):
+    for code, errors in finish_all(processes):
         assert code == 75, errors
     code, errors = finish(start(config, tmp_path / "run", **options))  # on one device
     assert code == 0 and "resumed from" in errors, errors
-    for row, wanted in zip(rows(tmp_path / "run"), rows(straight), strict=True):
-        assert row["loss"] == pytest.approx(wanted["loss"], rel=0.05)
+    assert_near(tmp_path / "run", straight, 400)
 
 
 def test_a_lost_process_ends_the_job_in_time_and_the_job_resumes(config, tmp_path):
@@ -171,8 +190,8 @@ def test_a_lost_process_ends_the_job_in_time_and_the_job_resumes(config, tmp_pat
     began = time.monotonic()
     code, errors = finish(processes[0], timeout=120)
     processes[1].communicate()
-    assert code not in (0, 75) and errors.strip(), errors
-    assert time.monotonic() - began < 120
+    assert code not in (0, 75) and time.monotonic() - began < 120
+    assert "cdm: process 0 ended: " in errors or "heartbeat" in errors, errors
     code, errors = finish(start(config, tmp_path / "run", **{"train.images": 40}))
     assert code == 0 and "resumed from" in errors, errors
 

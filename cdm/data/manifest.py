@@ -95,6 +95,9 @@ class Manifest:
             told.append(f"{len(self.excluded)} files are no pictures and left out, {next(iter(self.excluded))} first")
         if self._gone:
             told.append(f"{len(self._gone)} files are gone since the run began and replaced, {self._gone[0]} first")
+        if self.bad:
+            told.append(f"{len(self.bad)} files could not be read and are replaced, {next(iter(self.bad))} first; "
+                        "delete bad_files*.json to try them again")
         if self._added:
             told.append(f"{self._added} files came since the run began and are not in it")
         return told

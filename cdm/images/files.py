@@ -48,14 +48,22 @@ def new_folder(folder):
 
 @contextlib.contextmanager
 def hold(folder, argument):
-    """Hold an existing folder against other processes; the system lets go of it when this one dies."""
+    """Hold an existing folder against other processes; the system lets go of it when this one dies. Where folders can
+    not be locked (NFS), a file in it is."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as e:
         raise ValueError(f"`{argument}` (={folder}) must be a folder that can be read: {e.strerror}") from e
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:
+                os.close(handle)
+                handle = os.open(pathlib.Path(folder) / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
             raise ValueError(f"`{argument}` (={folder}) must be written by one process at a time; "
                              "another one does") from e

@@ -124,8 +124,9 @@ class Attention(nn.Module):
         h = nn.Dense(3 * channels, dtype=self.dtype, kernel_init=kernel_init, name="qkv")(h)
         q, k, v = jnp.split(h.reshape(batch, height * width, 3 * self.heads, channels // self.heads), 3, axis=2)
         # Left to itself JAX does not pick the fused kernel; there is none in float32 or for wide heads.
-        head = channels // self.heads
-        fused = jax.default_backend() == "gpu" and self.dtype == jnp.bfloat16 and head <= 128 and head % 8 == 0
+        head, device = channels // self.heads, jax.config.jax_default_device
+        backend = device.platform if isinstance(device, jax.Device) else jax.default_backend()
+        fused = backend == "gpu" and self.dtype == jnp.bfloat16 and head <= 128 and head % 8 == 0
         h = jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if fused else "xla")
         h = h.reshape(batch, height, width, channels)
         h = nn.Dense(channels, dtype=self.dtype, kernel_init=ZEROS, name="proj_out")(h)

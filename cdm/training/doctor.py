@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cdm.data.manifest import resume
 from cdm.data.sources import EMBEDDED, open_source, read_good
 from cdm.diffusion import process
 from cdm.images import augment
 from cdm.images.files import write_grid
 from cdm.images.resize import resize
 from cdm.training import state as states
-from cdm.training.run import open_run, restored
+from cdm.training.run import restored
 
 TIMES = np.linspace(0.05, 0.95, 10)  # the middle of each bin
 SHOWN = (0.2, 0.4, 0.6, 0.8)  # noise levels of the picture
@@ -48,18 +49,17 @@ class _Pictures(NamedTuple):
     eps: np.ndarray
 
 
-def _pictures(stage, split, count):
+def _pictures(stage, source, count):
     """`count` pictures, evenly over the source, or all that it has."""
-    source = open_source(stage.config.data.source, split)
     records = np.unique(np.linspace(0, len(source) - 1, count).astype(int))
     records, image = (np.array(part) for part in zip(*(read_good(source, int(i), stage.size) for i in records)))
-    keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), 2 * len(records)).reshape(2, -1)
+    keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), 3 * len(records)).reshape(3, -1)
     x0, lowres = jax.jit(stage.pair)(image, keys[0])
     aug_logsnr = None
     if lowres is not None:
         level = jnp.full(len(records), stage.config.sample.aug_level)
-        lowres, aug_logsnr = augment.noise(lowres, level, stage.augment_schedule, keys[0])
-    eps = augment.normal(keys[1], x0.shape[1:])
+        lowres, aug_logsnr = augment.noise(lowres, level, stage.augment_schedule, keys[1])
+    eps = augment.normal(keys[2], x0.shape[1:])
     return _Pictures(*jax.device_get((x0, source.labels[records], lowres, aug_logsnr, eps)))
 
 
@@ -67,12 +67,13 @@ def examine(run, steps=100):
     """Yield Verdicts on the newest checkpoint of a run folder, and write RUN/doctor.png; `steps` are those of the
     overfitting."""
     stage, state = restored(run)
-    held_out = "heldout" if stage.config.data.source == EMBEDDED else "train"
+    source = resume(open_source(stage.config.data.source), run)
+    held_out = open_source(EMBEDDED, "heldout") if stage.config.data.source == EMBEDDED else source
     yield Verdict(True, "run", f"{stage.name} at {int(state['images'])} images, looked at with "
-                  f"{'pictures it was not trained on' if held_out != 'train' else 'its own training pictures'}")
+                  f"{'pictures it was not trained on' if held_out is not source else 'its own training pictures'}")
     skipped = int(state["skipped"])
     yield Verdict(skipped == 0, "steps", f"{skipped} were not finite and skipped")
-    pictures, training = _pictures(stage, held_out, IMAGES), _pictures(stage, "train", 4 * IMAGES)
+    pictures, training = _pictures(stage, held_out, IMAGES), _pictures(stage, source, 4 * IMAGES)
 
     @jax.jit
     def loss(params, t, p):
@@ -185,7 +186,6 @@ def _overfit(stage, p, steps):
 
 def doctor(run, steps=100):
     """Print the verdicts on a run; returns whether all is well."""
-    open_run(run)
     well = True
     for verdict in examine(run, steps):
         print(verdict, flush=True)

@@ -3,14 +3,17 @@
 import json
 import math
 import pathlib
+import uuid
 
 from tqdm import tqdm
 
+from cdm.images.files import write_json
 
-def _tensorboard(run):
+
+def _tensorboard(run, images):
     from tensorboardX import SummaryWriter  # writes its event files without TensorFlow
 
-    writer = SummaryWriter(str(run / "tensorboard"))
+    writer = SummaryWriter(str(run / "tensorboard"), purge_step=images + 1)
 
     def write(images, values):
         for name, value in values.items():
@@ -20,13 +23,14 @@ def _tensorboard(run):
     return write, writer.close
 
 
-def _wandb(run):
+def _wandb(run, images):
     import wandb
 
-    # One run of theirs for one of ours, resumed as ours is.
-    name = run.absolute().name
-    session = wandb.init(project="cdm", name=name, id=f"{name}-{(run / 'config.json').stat().st_ino:x}", dir=str(run),
-                         resume="allow")
+    path = run / "wandb.json"  # one run of theirs for one of ours
+    if not path.exists():
+        write_json(path, {"id": uuid.uuid4().hex[:12]})
+    about = json.loads(path.read_text())
+    session = wandb.init(project="cdm", name=run.absolute().name, id=about["id"], dir=str(run), resume="allow")
     return lambda images, values: session.log({"images": images, **values}), session.finish
 
 
@@ -68,7 +72,7 @@ class Log:
         partial.write_text("".join(rows))
         partial.replace(self._path)
         try:
-            self._writers = [WRITERS[name](run) for name in writers]
+            self._writers = [WRITERS[name](run, images) for name in writers]
         except ImportError as e:
             raise ValueError(f"`log.writers` (={', '.join(writers)}) must be installed: pip install 'cdm[loggers]' "
                              f"({e})") from e

@@ -31,74 +31,81 @@ def train(config, run):
     """Train the stage of `config` in the folder `run`, from its newest checkpoint if it has one; returns the Stage
     with the averaged (EMA) parameters. Raises Stopped after a SIGTERM, everything saved."""
     run = pathlib.Path(run)
-    source = manifest.resume(open_source(config.data.source), run, jax.process_index())
+    opened = open_source(config.data.source)
+    source = manifest.resume(opened, run)
     partition = mesh.Partition(config)
     stage = Stage(config, source.classes)
     stage.plan(runner.settings_of(stage).steps)  # what the grids will need is checked now, not hours in
     with contextlib.ExitStack() as stack:
-        if mesh.leads():
+        asked = stack.enter_context(on_sigterm())  # first, as the last save is waited for on leaving
+
+        def claimed():
             stack.enter_context(claim(run, config, source.classes))
-            source = manifest.freeze(source, run)
-        mesh.wait("the run is claimed")
-        source = manifest.resume(source, run, jax.process_index())
+            manifest.freeze(opened, run)
+
+        mesh.led(claimed)
+        source = manifest.resume(opened, run, jax.process_index())
+        if source is opened:
+            raise ValueError(f"`workdir` (={run}) must be a folder that all processes of a job share")
         kept = stack.enter_context(Checkpoints(run, write=True, keep=config.checkpoint.keep,
                                                keep_every=config.checkpoint.keep_every))
         snapshots = stack.enter_context(Checkpoints(run, "snapshots", write=True))
-        asked = stack.enter_context(on_sigterm())
         return _train(stage, source, run, partition, kept, snapshots, asked)
 
 
 def _train(stage, source, run, partition, kept, snapshots, asked):
     config, batch_size, total = stage.config, stage.config.train.batch_size, stage.config.train.images
     state, images = _begin(stage, partition, kept)
+    snapshots.forget_after(images)
     log = Log(run if mesh.leads() else None, images, total, config.log.writers)
-    log.say(f"{stage.name}: {f'resumed from {images}' if images else 'new run'}, to {total} images in {run}")
-    for line in [*source.notes(), *(warnings(config, source) if not images else ())]:
-        log.say(f"{stage.name}: {line}")
-    step, seconds = _compile(stage, partition, state)
-    clock = speed.Clock(stage, seconds)
+    with contextlib.closing(log):
+        log.say(f"{stage.name}: {f'resumed from {images}' if images else 'new run'}, to {total} images in {run}")
+        for line in [*source.notes(), *(warnings(config, source) if not images else ())]:
+            log.say(f"{stage.name}: {line}")
+        step, seconds = _compile(stage, partition, state)
+        clock = speed.Clock(stage, seconds)
 
-    def due(every):
-        """Whether the batch that ends at `images` passed a multiple of `every`, or was the last."""
-        return images // every > (images - batch_size) // every or images + batch_size > total
+        def due(every):
+            """Whether the batch that ends at `images` passed a multiple of `every`, or was the last."""
+            return images // every > (images - batch_size) // every or images + batch_size > total
 
-    before, stream = None, batches(source, config, images, total, jax.process_index(), jax.process_count(),
-                                   source.bad)
-    while images + batch_size <= total:
-        waits = time.monotonic()
-        batch = partition.batch(next(stream))
-        waited = time.monotonic() - waits
-        state, metrics = step(state, batch)
-        # One step ahead of the device and no more, so that the bar tells the truth and memory stays flat.
-        if before and int(before["streak"]) >= config.train.max_skipped:
-            raise FloatingPointError(
-                f"`train.max_skipped` (={config.train.max_skipped}) batches in a row were not finite, the last of them "
-                f"examples {images - batch_size} to {images - 1} of seed {config.train.seed}; "
-                f"the last checkpoint is at {max(kept.all(), default=0)} images")
-        before, images = metrics, images + batch_size
-        clock.step(batch_size, waited)
-        log.advance(batch_size)
-        if due(config.log.every):
-            log.row(**_row(config, state, metrics, images), speed=clock.row())
-            source.write_bad()
-        if due(config.checkpoint.every):
-            kept.save(images, state._asdict())
-        if due(config.checkpoint.snapshots) and state.power:
-            snapshots.save(images, state.power)
-        if due(config.log.grid):
-            began = time.monotonic()
-            stage.params = partition.whole(state.ema)
-            grid = preview(stage, source)
-            if mesh.leads():
-                write_grid(run / "samples" / f"{images:09d}.png", grid)
-            clock.out(time.monotonic() - began)
-        if asked(images // batch_size) and images + batch_size <= total:
-            kept.save(images, state._asdict())
-            kept.wait()
-            log.close()
-            raise Stopped(f"{stage.name} was asked to stop and is saved at {images} of {total} images; "
-                          "the same command goes on")
-    log.close()
+        before, stream = None, batches(source, config, images, total, jax.process_index(), jax.process_count(),
+                                       source.bad)
+        while images + batch_size <= total:
+            waits = time.monotonic()
+            batch = next(stream)
+            waited = time.monotonic() - waits
+            state, metrics = step(state, partition.batch(batch | {"stop": np.full(len(batch["label"]), asked())}))
+            # One step ahead of the device and no more, so that the bar tells the truth and memory stays flat.
+            streak, stop = (int(before["streak"]), bool(before["stop"])) if before else (0, False)
+            if streak >= config.train.max_skipped:
+                raise FloatingPointError(
+                    f"`train.max_skipped` (={config.train.max_skipped}) batches in a row were not finite, the last of "
+                    f"them examples {images - batch_size} to {images - 1} of seed {config.train.seed}; "
+                    f"the last checkpoint is at {max(kept.all(), default=0)} images")
+            before, images = metrics, images + batch_size
+            stop = stop and images + batch_size <= total
+            clock.step(batch_size, waited)
+            log.advance(batch_size)
+            if due(config.log.every):
+                log.row(**_row(config, state, metrics, images), speed=clock.row())
+            if due(config.checkpoint.every) or stop:
+                source.write_bad()  # what the state rests on is known before it is saved
+                kept.save(images, state._asdict())
+            if due(config.checkpoint.snapshots) and state.power:
+                snapshots.save(images, state.power)
+            if due(config.log.grid):
+                began = time.monotonic()
+                stage.params = partition.whole(state.ema)
+                grid = preview(stage, source)
+                if mesh.leads():
+                    write_grid(run / "samples" / f"{images:09d}.png", grid)
+                clock.out(time.monotonic() - began)
+            if stop:
+                kept.wait()
+                snapshots.wait()
+                raise Stopped(f"{stage.name} was asked to stop and is saved at {images} of {total} images; "
+                              "the same command goes on")
     stage.params = partition.whole(state.ema)
     stage.facts = facts(run, images)
     return stage
@@ -109,7 +116,7 @@ def _begin(stage, partition, kept):
     create = functools.partial(states.create, stage)
     shapes = jax.eval_shape(create)
     shardings = partition.shardings(shapes)
-    images = max(kept.all(), default=0)
+    images = mesh.agree(max(kept.all(), default=0))
     if images:
         like = jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
                             shapes, shardings)
@@ -125,7 +132,8 @@ def _compile(stage, partition, state):
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     batch = {name: jax.ShapeDtypeStruct((count, *shape), dtype, sharding=partition.spread) for name, shape, dtype in (
-        ("image", (size, size, 3), jnp.uint8), ("label", (), jnp.int32), ("index", (), jnp.uint32))}
+        ("image", (size, size, 3), jnp.uint8), ("label", (), jnp.int32), ("index", (), jnp.uint32),
+        ("stop", (), bool))}
     step = jax.jit(functools.partial(states.step, stage, partition), donate_argnums=0,
                    out_shardings=(shardings, partition.everywhere))
     return step.lower(shapes, batch).compile(), time.monotonic() - began
@@ -138,7 +146,7 @@ def _row(config, state, metrics, images):
         "images": images, "loss": float(totals["loss"] / totals["batches"]) if totals["batches"] else float("nan"),
         "loss_by_bin": [float(s / c) if c else None for s, c in zip(totals["bin_sums"], totals["bin_counts"])],
         "gradient_norm": float(metrics["gradient_norm"]), "skipped": int(state.skipped),
-        "learning_rate": float(states.learning_rate(config, images))}
+        "learning_rate": float(states.learning_rate(config, images - config.train.batch_size))}
 
 
 def warnings(config, source):

@@ -1,10 +1,12 @@
-"""Devices: one mesh, batches split over all of it, parameters over its `fsdp` axis (ZeRO, Rajbhandari et al. 2020).
+"""Devices: one mesh, batches split over all of it, the training state over its `fsdp` axis: parameters are gathered for
+a step, gradients scattered after it (ZeRO, Rajbhandari et al. 2020).
 
 Every process sees the whole mesh (JAX's multi-controller runtime): each feeds its slice of a batch, all run one
 program.
 """
 
 import functools
+import re
 
 import jax
 import numpy as np
@@ -12,6 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 LEAST = 2**10  # elements: smaller arrays are everywhere
+LINE = 2**10  # bytes of an error that processes tell each other
 
 
 class Partition:
@@ -50,7 +53,9 @@ class Partition:
 
     def whole(self, tree):
         """A tree of arrays as NumPy, whole in every process."""
-        return jax.device_get(jax.jit(lambda tree: tree, out_shardings=self.everywhere)(tree))
+        if jax.process_count() == 1:
+            return jax.device_get(tree)
+        return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def join(coordinator=None, processes=None, process=None):
@@ -62,16 +67,51 @@ def join(coordinator=None, processes=None, process=None):
         raise ValueError(f"`{given[0]}` must come with the others of --coordinator, --processes and --process")
     if given and not 0 <= process < processes:
         raise ValueError(f"`process` (={process}) must lie between 0 and {processes - 1}")
+    if given and not re.fullmatch(r".+:\d+", coordinator):
+        raise ValueError(f"`coordinator` (={coordinator}) must be HOST:PORT")
+    # SIGTERM is ours (cdm.training.stop): the service would agree on steps with Orbax, which counts them otherwise.
+    jax.config.update("jax_enable_preemption_service", False)
     # A process that is gone is missed after a minute, and the others end.
-    jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=60)
+    try:
+        jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=60,
+                                   shutdown_timeout_seconds=30)
+    except ValueError as e:
+        raise ValueError(f"`distributed` must be used in a job of SLURM, a TPU pod or MPI, or with --coordinator, "
+                         f"--processes and --process: {e}") from e
 
 
-def wait(name):
-    """Wait until every process is here."""
+def agree(number):
+    """The first process's number, in all of them."""
+    return number if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def led(act):
+    """Have the first process act while the others wait; what goes wrong goes wrong in all."""
+    failed = None
+    if leads():
+        try:
+            act()
+        except (ValueError, OSError) as e:
+            failed = e
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+        text = str(failed or "").encode()[:LINE].ljust(LINE, b"\0")
+        text = bytes(multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8))).rstrip(b"\0").decode()
+        if text and failed is None:
+            raise ValueError(f"the first process: {text}")
+    if failed is not None:
+        raise failed
+
+
+def place():
+    """Which process of the job this is."""
+    return jax.process_index()
+
+
+def alone():
+    """Whether this process is the whole job."""
+    return jax.process_count() == 1
 
 
 def leads():
     """Whether this process writes what is written once."""
-    return jax.process_index() == 0
+    return place() == 0

@@ -7,10 +7,13 @@ import time
 import jax
 import jax.numpy as jnp
 
+from cdm.describe import flops
+
 # Dense bfloat16 FLOP/s of one device as its maker states them, by a part of its `device_kind`; the first that matches.
-PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12,
-         "L40S": 362e12, "A10G": 70e12, "RTX 4090": 165e12, "V100": 125e12,
-         "TPU v6": 918e12, "TPU v5p": 459e12, "TPU v5": 197e12, "TPU v4": 275e12, "TPU v3": 123e12, "TPU v2": 46e12}
+# (JAX calls v5e "TPU v5 lite" and v5p "TPU v5"; of v2 and v3 a device is a core, half a chip.)
+PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12,
+         "L40S": 362e12, "A10G": 70e12, "RTX 4090": 165e12,
+         "TPU v6": 918e12, "TPU v5 lite": 197e12, "TPU v5": 459e12, "TPU v4": 275e12, "TPU v3": 61e12, "TPU v2": 23e12}
 
 
 def peak(device):
@@ -19,15 +22,15 @@ def peak(device):
 
 
 def flops_per_image(stage):
-    """Of one training step: the forward pass of the network three times (backward costs twice the forward), counted
-    on the lowered program; what is computed twice to save memory does not count (model FLOPs)."""
+    """Of one training step: the forward pass of the network three times (backward costs twice the forward), as XLA
+    counts it; what is computed twice to save memory does not count (model FLOPs). None where it can not be counted."""
     side, low = stage.config.data.crop or stage.size, None
     if stage.lowres_size:
         low = jax.ShapeDtypeStruct((1, *(side * stage.lowres_size // stage.size,) * 2, 3), jnp.float32)
     one = jax.ShapeDtypeStruct((1,), jnp.float32)
     x, label = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
-    program = jax.jit(stage.network.apply).lower(jax.eval_shape(stage.init), x, one, label, low, low and one)
-    return 3 * float(program.cost_analysis()["flops"])
+    once = flops(stage.network.apply, jax.eval_shape(stage.init), x, one, label, low, low and one)
+    return once and 3 * once
 
 
 class Clock:
@@ -54,8 +57,8 @@ class Clock:
         rate = self._images / seconds
         speed = {
             "images_per_second": rate, "step_seconds": seconds / self._steps, "data_wait": self._waited / seconds,
-            "flops_per_second": rate * self._flops,
-            "mfu": rate * self._flops / (self._peak * len(jax.devices())) if self._peak else None,
+            "flops_per_second": self._flops and rate * self._flops,
+            "mfu": rate * self._flops / (self._peak * len(jax.devices())) if self._peak and self._flops else None,
             "peak_memory_bytes": peak_memory(), "compile_seconds": self._compile}
         self._compile = 0.0
         self.restart()

@@ -78,11 +78,14 @@ def gradient(stage, params, batch):
 
 
 def step(stage, partition, state, batch):
-    """(state, metrics) after one batch: dict of image [B, H, W, 3] uint8, label [B], index [B].
+    """(state, metrics) after one batch: dict of image [B, H, W, 3] uint8, label [B], index [B], stop [B] bool: whether
+    the process that an example is of was told to stop.
 
     The partition says where things lie: parameters are gathered for the batch, its gradient is scattered again.
     """
     config, place = stage.config, jax.lax.with_sharding_constraint
+    batch = dict(batch)
+    stop = jnp.any(batch.pop("stop"))
     loss, (bin_sums, bin_counts), slope = gradient(stage, place(state.params, partition.everywhere), batch)
     slope = place(slope, partition.shardings(slope))
     norm = optax.tree.norm(slope)
@@ -112,4 +115,4 @@ def step(stage, partition, state, batch):
     totals = jax.tree.map(lambda old, new: jnp.where(begins, 0, old) + jnp.where(good, new, 0), state.totals, now)
     streak = jnp.where(good, 0, state.streak + 1).astype(jnp.uint32)
     state = TrainState(*fresh, images, state.skipped + ~good, streak, totals)
-    return state, {"gradient_norm": norm, "streak": streak}
+    return state, {"gradient_norm": norm, "streak": streak, "stop": stop}

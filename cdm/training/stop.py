@@ -4,9 +4,6 @@ import contextlib
 import signal
 import threading
 
-import jax
-from jax.experimental import multihost_utils
-
 
 class Stopped(Exception):
     """The run was told to stop and has saved everything."""
@@ -14,17 +11,14 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def on_sigterm():
-    """asked(step): whether to stop after this step. With several processes JAX's runtime hears the signal, whichever of
-    them gets it, and names one step for all."""
-    if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
-        return
+    """asked(): whether this process was told to stop. What one was told the others hear with the next step, whose
+    batch carries it."""
     heard = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # whose signals are not ours to take
-        yield lambda step: False
+        yield lambda: False
         return
     before = signal.signal(signal.SIGTERM, lambda *_: heard.set())
     try:
-        yield lambda step: heard.is_set()
+        yield heard.is_set
     finally:
         signal.signal(signal.SIGTERM, before)
