@@ -1,5 +1,6 @@
 """Sources: however the same pictures are stored, they are the same set; what is no set is one line that says why."""
 
+import errno
 import io
 import json
 import pickle
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cdm.data import sources
 from cdm.data.decode import decode, oddities
-from cdm.data.sources import open_source
+from cdm.data.sources import open_source, read_good, read_square
 from cdm.stage import Stage
 
 
@@ -381,3 +383,25 @@ def test_an_odd_file_is_told_and_read(kind, tmp_path):
     assert kind in oddities(data) if kind else not oddities(data)
     read = decode(data)
     assert read.shape == (4, 6, 3) and np.abs(read.astype(int) - colour).max() <= 2
+
+
+def test_a_disk_that_stumbles_spoils_no_picture(class_folder, monkeypatch):
+    """The first reads of a file fail as those of a network folder do; the file itself is well."""
+    source, left = open_source(str(class_folder)), 2
+    monkeypatch.setattr(sources, "WAITS", (0.0, 0.0, 0.0))
+
+    class Stumbling(type(source)):
+        def encoded(self, i, limit=-1):
+            nonlocal left
+            left -= 1
+            if left >= 0:
+                raise OSError(errno.ESTALE, "stale file handle")
+            return super().encoded(i, limit)
+
+    wanted, bad = read_square(source, 0, 8), {}
+    source.__class__ = Stumbling
+    record, image = read_good(source, 0, 8, bad=bad)
+    assert record == 0 and not bad
+    np.testing.assert_array_equal(image, wanted)
+    left = 99  # and one that does not recover is passed over
+    assert "can be read" in pytest.raises(ValueError, read_good, source, 0, 8).value.args[0]

@@ -12,9 +12,11 @@ files, `encoded(i, limit=-1)` is the bytes of one, or the first `limit` of them;
 read when the source was made.
 """
 
+import errno
 import importlib.resources
 import json
 import pathlib
+import time
 import zipfile
 
 import numpy as np
@@ -99,12 +101,20 @@ def open_source(spec, split="train"):
         raise ValueError(f"`data.source` (={spec}) must be readable: {e.strerror or e}") from e
 
 
+# What a disk or a network says that may be well again in a moment, and how long (seconds) to wait for that.
+PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EBUSY}
+WAITS = (0.1, 1.0, 10.0)
+
+
 def read_square(source, i, size, how="center", draw=0.0):
     """Record i of a source at [size, size, 3] uint8 (see cdm.data.squares); Unreadable, which names it, if it is."""
-    try:
-        return square(source.read(i), size, how, draw)
-    except Exception as e:  # a decoder given a broken file may raise anything
-        raise Unreadable(source.names[i], e) from e
+    for wait in (*WAITS, None):
+        try:
+            return square(source.read(i), size, how, draw)
+        except Exception as e:  # a decoder given a broken file may raise anything
+            if wait is None or getattr(e, "errno", None) not in PASSING:
+                raise Unreadable(source.names[i], e) from e
+            time.sleep(wait)
 
 
 def read_good(source, i, size, how="center", draw=0.0, bad=None):
