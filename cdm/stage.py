@@ -183,7 +183,8 @@ class Stage:
     def plan(self, steps=None, sampler=None, stop_logsnr=None):
         """The sampling Plan of this stage; None takes the config's."""
         sample = self.config.sample
-        knots = schedules.uniform_grid(self.schedule, sample.steps if steps is None else steps, stop_logsnr)
+        knots = schedules.uniform_grid(self.schedule, sample.steps if steps is None else steps, stop_logsnr,
+                                       self.config.diffusion.data_std)
         return samplers.plan(sampler or sample.sampler, knots)
 
     def label(self, which):

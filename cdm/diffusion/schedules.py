@@ -151,22 +151,32 @@ def make(name, **parameters):
     return SCHEDULES[name](**parameters)
 
 
-def uniform_grid(schedule, steps, stop_logsnr=None):
+def uniform_grid(schedule, steps, stop_logsnr=None, std=1.0):
     """Knots of a sampling run, uniform in t: [n + 1] float64 logSNR, rising; knot i is where step i starts.
+
+    For images of deviation `std` the levels in between are those of the standardised process (eq. 4 of process), the
+    schedule's less 2 ln std: small differences are drawn where there is little noise left.
 
     The last knot is +inf, the clean image. With `stop_logsnr` the grid keeps its spacing but ends in exactly that
     level (matched in logSNR, so the schedule of whoever asked does not matter), in at most `steps` steps.
     """
     if steps < 1:
         raise ValueError(f"`steps` (={steps}) must be at least 1")
+    shift = -2 * math.log(std)
+
+    def levels(t):
+        knots = np.minimum(schedule.logsnr(t) + shift, schedule.logsnr_max)
+        knots[0] = schedule.logsnr_min  # from pure noise, whatever the images
+        return knots
+
     if stop_logsnr is None:
-        knots = schedule.logsnr(1 - np.arange(steps) / steps)
+        knots = levels(1 - np.arange(steps) / steps)
         if np.any(np.diff(knots) <= 0):
             raise ValueError(f"`steps` (={steps}) must be fewer: the schedule has {len(schedule.table)} levels")
         return np.append(knots, np.inf)
     if not schedule.logsnr_min < stop_logsnr <= schedule.logsnr_max:
         raise ValueError(f"`stop_logsnr` (={stop_logsnr:.3f}) must lie in the range of the schedule that stops there, "
                          f"({schedule.logsnr_min:.3f}, {schedule.logsnr_max:.3f}]")
-    stop = float(schedule.time(stop_logsnr))
+    stop = float(schedule.time(np.clip(stop_logsnr - shift, schedule.logsnr_min, schedule.logsnr_max)))
     steps = max(1, math.ceil(steps * (1 - stop) - 1e-9))
-    return np.append(schedule.logsnr(1 - (1 - stop) * np.arange(steps) / steps), stop_logsnr)
+    return np.append(levels(1 - (1 - stop) * np.arange(steps) / steps), stop_logsnr)
