@@ -1,5 +1,7 @@
 """The doctor tells a sick run from a healthy one; `cdm init` writes configs that are right for the pictures."""
 
+import pathlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -64,7 +66,7 @@ def test_init_writes_configs_that_load_and_chain_and_fit_the_pictures(tmp_path, 
     loaded = []
     for command in commands[:3]:
         path = command.split("--config=")[1].split()[0]
-        assert command in open(path).read()
+        assert command in pathlib.Path(path).read_text()
         loaded.append(configs.load(path))
     base, low, high = loaded
     assert [c.size for c in loaded] == [8, 16, 128] and (low.lowres_size, high.lowres_size) == (8, 16)

@@ -170,3 +170,19 @@ def test_make_builds_what_it_is_told():
 def test_errors_name_the_argument_and_its_value(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("std", [0.05, 0.5, 2.0])
+@pytest.mark.parametrize("stop", [None, 8.0])
+def test_a_grid_for_standardised_images_has_the_levels_of_their_process(std, stop):
+    """From pure noise on, the standardised images' logSNR is what a grid for unit images has."""
+    schedule, shift = schedules.Cosine(-12, 12), 2 * np.log(std)
+    knots = schedules.uniform_grid(schedule, 10, stop, std)
+    assert knots[0] == -12 and knots[-1] == (np.inf if stop is None else stop) and np.all(np.diff(knots) > 0)
+    inner = knots[1:-1]
+    if stop is None:
+        wanted = schedules.uniform_grid(schedule, 10)[1:-1]
+        np.testing.assert_allclose(inner[inner < 12] + shift, wanted[inner < 12], atol=1e-9)
+    else:
+        times = [1, *schedule.time(inner + shift), schedule.time(stop + shift)]  # evenly spaced
+        np.testing.assert_allclose(np.diff(times), np.diff(times)[0], rtol=1e-6)

@@ -15,7 +15,7 @@ def get_config():
     config.model.blocks = 2
     config.model.attention = (8,)
     config.model.resample = "between"
-    config.train.images = 90_000
+    config.train.images = 175_000
     config.train.batch_size = 16
     config.train.learning_rate = 6e-4
     config.train.warmup = 3_000
@@ -26,5 +26,5 @@ def get_config():
     config.log.grid = 15_000
     config.sample.sampler = "dpmpp_2m"
     config.sample.steps = 20
-    config.sample.guidance = 1.0
+    config.sample.guidance = 2.0
     return config

@@ -19,7 +19,7 @@ def get_config():
     config.diffusion.residual = True
     config.diffusion.data_std = 0.05
     config.augment.max_level = 0.25
-    config.train.images = 30_000
+    config.train.images = 40_000
     config.train.batch_size = 8
     config.train.learning_rate = 8e-4
     config.train.warmup = 2_000
@@ -30,5 +30,5 @@ def get_config():
     config.log.grid = 10_000
     config.sample.sampler = "dpmpp_2m"
     config.sample.steps = 8
-    config.sample.aug_level = 0.1
+    config.sample.aug_level = 0.05
     return config

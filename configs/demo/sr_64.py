@@ -29,6 +29,6 @@ def get_config():
     config.log.every = 500
     config.log.grid = 10_000
     config.sample.sampler = "dpmpp_2m"
-    config.sample.steps = 8
-    config.sample.aug_level = 0.1
+    config.sample.steps = 10
+    config.sample.aug_level = 0.05
     return config

@@ -2,7 +2,7 @@
 
     python -m experiments.demo.train --runs runs --out cascade
 
-A few hours on two CPU cores, one stage after the other; stopped and started again it goes on where it was.
+About four hours on two CPU cores, one stage after the other; stopped and started again it goes on where it was.
 """
 
 import argparse
