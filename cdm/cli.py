@@ -91,13 +91,18 @@ def train(args):
         print(f"trained; next: cdm export {args.workdir} --out STAGE")
 
 
-def export(args):
-    """Write a run as a stage folder, or several as a cascade folder."""
+def _quiet():
+    """Orbax warns that a run it reads from is opened to read."""
     import logging
 
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def export(args):
+    """Write a run as a stage folder, or several as a cascade folder."""
     from cdm.training import run
 
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns that a run it reads from is opened to read
+    _quiet()
     run.export(args.runs, args.out, args.at, args.dtype, args.ema_sigma)
     print(f"wrote {args.out}")
 
@@ -124,6 +129,7 @@ def doctor_(args):
     """Examine a run."""
     from cdm.training.doctor import doctor
 
+    _quiet()
     return 0 if doctor(args.workdir, args.steps) else 1
 
 

@@ -114,14 +114,14 @@ def test_a_run_killed_at_random_moments_ends_as_one_never_killed(config, straigh
 
 
 def test_sigterm_saves_says_so_and_exits_75(config, straight, tmp_path):
-    process = start(config, tmp_path / "run", **{"train.images": 400, "checkpoint.every": 1000})
+    process = start(config, tmp_path / "run", **{"train.images": 400})
     until = time.monotonic() + 120
     while process.poll() is None and not progress(tmp_path / "run") and time.monotonic() < until:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     code, errors = finish(process)
     assert code == 75 and "was asked to stop and is saved at" in errors.splitlines()[-1], errors
-    code, errors = finish(start(config, tmp_path / "run", **{"train.images": 400, "checkpoint.every": 1000}))
+    code, errors = finish(start(config, tmp_path / "run", **{"train.images": 400}))
     assert code == 0 and "resumed from" in errors, errors
     assert_same_state(tmp_path / "run", straight, 400)
     assert rows(tmp_path / "run") == rows(straight)
