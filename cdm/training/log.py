@@ -84,10 +84,11 @@ class Log:
         """Append a row; `images` and `loss` are among its values."""
         if self._path is None:
             return
-        text = json.dumps(_finite(values))
+        finite = _finite(values)
+        text = json.dumps(finite)
         with self._path.open("a") as f:
             f.write(text + "\n")
-        numbers = dict(_flat(_finite(values)))
+        numbers = dict(_flat(finite))
         images = numbers.pop("images")
         for write, _ in self._writers:
             write(images, numbers)

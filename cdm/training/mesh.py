@@ -53,7 +53,7 @@ class Partition:
 
     def whole(self, tree):
         """A tree of arrays as NumPy, whole in every process."""
-        if jax.process_count() == 1:
+        if alone():
             return jax.device_get(tree)
         return multihost_utils.process_allgather(tree, tiled=True)
 
@@ -82,7 +82,7 @@ def join(coordinator=None, processes=None, process=None):
 
 def agree(number):
     """The first process's number, in all of them."""
-    return number if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+    return number if alone() else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 def led(act):
@@ -93,7 +93,7 @@ def led(act):
             act()
         except (ValueError, OSError) as e:
             failed = e
-    if jax.process_count() > 1:
+    if not alone():
         text = str(failed or "").encode()[:LINE].ljust(LINE, b"\0")
         text = bytes(multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8))).rstrip(b"\0").decode()
         if text and failed is None:
