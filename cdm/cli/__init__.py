@@ -1,0 +1,49 @@
+"""The command line: `cdm VERB …`. Verbs import their heavy parts when they run; nothing here starts a backend.
+
+Exit codes: 0 done; 1 a run that came to nothing or is not well; 2 the user's mistake, one line on standard error; 75
+stopped by SIGTERM with everything saved.
+"""
+
+import os
+import sys
+
+import cdm
+from cdm.cli import data, sampling, training
+from cdm.cli.arguments import Parser
+
+
+def _start():
+    """Settings that JAX reads when it is imported, unless the user made them."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "cdm", "xla"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    # XLA's own convolution is faster on the CPU than the kernel it is fused into by default.
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution")
+
+
+def parser():
+    """The argument parser of `cdm`."""
+    top = Parser(prog="cdm", description=cdm.__doc__.split("\n")[0], allow_abbrev=False)
+    top.add_argument("--version", action="version", version=cdm.__version__)
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for part in (sampling, training, data):
+        part.add(verbs)
+    return top
+
+
+def main(argv=None):
+    """Run the command line; returns the exit code."""
+    args, args_left = parser().parse_known_args(argv)
+    if "config" in args:
+        args.overrides = args_left
+    elif args_left:
+        parser().error(f"unrecognized arguments: {' '.join(args_left)}")
+    _start()
+    try:
+        return args.run(args) or 0
+    except (ValueError, OSError) as e:
+        print(f"cdm: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("cdm: stopped", file=sys.stderr)
+        return 130
