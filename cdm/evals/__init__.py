@@ -1,0 +1,1 @@
+"""Evaluation: of distributions, restorations, classifiers trained on samples, and by people."""
