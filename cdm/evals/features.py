@@ -31,8 +31,10 @@ def _bicubic(scale):
                  lambda images: scale(jnp.clip(resize(images, 224), 0, 255)))
 
 
+CAFFE_MEAN = np.float32([103.939, 116.779, 123.68])  # of ImageNet, blue first
 INPUTS = {
     "lite0": _bicubic(lambda x: (x - 127) / 128),
+    "rn50": _bicubic(lambda x: x[..., ::-1] - CAFFE_MEAN),
 }
 
 
