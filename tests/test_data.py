@@ -141,9 +141,16 @@ def test_a_folder_without_pictures_is_an_error(tmp_path):
             open_source(str(path))
 
 
-@pytest.mark.parametrize("spec, split", [("fluent_emoji", "test"), (".", "heldout")])
+def test_a_spec_may_name_its_split():
+    for split in FluentEmoji.splits:
+        assert open_source(f"fluent_emoji:{split}").names == open_source("fluent_emoji", split).names
+    assert open_source("fluent_emoji").names == open_source("fluent_emoji:train").names
+
+
+@pytest.mark.parametrize("spec, split", [("fluent_emoji", "test"), (".", "heldout"), ("fluent_emoji:test", "train")])
 def test_an_unknown_split_is_an_error(spec, split):
-    with pytest.raises(ValueError, match=f"`split` \\(={split}\\)"):
+    wrong = spec.partition(":")[2] or split
+    with pytest.raises(ValueError, match=f"`split` \\(={wrong}\\)"):
         open_source(spec, split)
 
 

@@ -1,6 +1,6 @@
 """Sources of images, by the `data.source` that names them.
 
-    fluent_emoji             the embedded Fluent Emoji 3D set
+    fluent_emoji[:SPLIT]     the embedded Fluent Emoji 3D set
     tfds:NAME[:SPLIT]        TensorFlow Datasets, prepared as ArrayRecord (extra [tfds])
     FILE.npz                 arrays
     FOLDER                   a pack, or pictures: in class folders, beside a table of labels, or without labels
@@ -81,14 +81,16 @@ class Pictures:
 
 
 def open_source(spec, split="train"):
-    """The Source that `spec` names; `split` is of the embedded set or a TFDS set, the others are all one split."""
+    """The Source that `spec` names; `split` is of the embedded set or a TFDS set whose spec names none, the others are
+    all one split."""
     spec, splits = str(spec), ("train", "all")
     if spec.startswith("tfds:"):
         from cdm.data.tfds import Tfds  # an extra
 
         return Tfds(spec.removeprefix("tfds:"), split)
-    if spec == EMBEDDED:
-        splits = FluentEmoji.splits
+    if spec.split(":")[0] == EMBEDDED:
+        spec, _, own = spec.partition(":")
+        split, splits = own or split, FluentEmoji.splits
     if split not in splits:
         raise ValueError(f"`split` (={split}) of {spec} must be one of {', '.join(splits)}")
     if spec == EMBEDDED:
