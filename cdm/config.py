@@ -42,6 +42,7 @@ def base_stage(name, size):
     config.model.skip_rescale = False  # residual sums times 1/sqrt(2) (SR3)
 
     config.diffusion = ConfigDict()
+    config.diffusion.loss = "diffusion"  # or "regression": x0 from the low-res image alone, SR3's own baseline
     config.diffusion.target = "v"  # eps, x0 or v, of the standardised image
     config.diffusion.data_std = 1.0  # of the images, or of what `residual` leaves of them; 1 standardises nothing
     # A schedule's parameters are what its class takes: they are checked when it is made.
@@ -179,6 +180,8 @@ def validate(config):
     _need(model.resample in ("block", "between"), "model.resample", model.resample, "be block or between")
     _need(0 <= model.dropout < 1, "model.dropout", model.dropout, "lie in [0, 1)")
     _need(config.diffusion.target in ("eps", "x0", "v"), "diffusion.target", config.diffusion.target, "be eps, x0 or v")
+    _need(config.diffusion.loss in ("diffusion", "regression"), "diffusion.loss", config.diffusion.loss,
+          "be diffusion or regression")
     _need(config.diffusion.data_std > 0, "diffusion.data_std", config.diffusion.data_std, "be positive")
     _need(isinstance(train.init_from, str), "train.init_from", train.init_from, "be the path of a stage folder")
     _need(train.learning_rate > 0, "train.learning_rate", train.learning_rate, "be positive")
@@ -202,7 +205,9 @@ def validate(config):
     _need(not (data.cache and data.square == "random"), "data.cache", data.cache, "be False with random squares")
     _need(data.crop % factor == 0 and data.crop <= config.size, "data.crop", data.crop,
           f"be at most `size` (={config.size}) and divisible by {factor}")
+    regression = config.diffusion.loss == "regression"
     if "augment" not in config:
+        _need(not regression, "diffusion.loss", "regression", "be diffusion in a base stage: it has no input")
         return
     augment = config.augment
     _count(config, "lowres_size")
@@ -216,3 +221,7 @@ def validate(config):
           augment.blur_sigma, "be a range of positive numbers")
     _need(0 <= sample.aug_level <= augment.max_level, "sample.aug_level", sample.aug_level,
           f"lie in [0, {augment.max_level}], the levels the stage is trained for")
+    if regression:  # of one answer, whatever the noise: neither a level of it nor a further step has a meaning
+        for name, value in (("diffusion.target", "x0"), ("augment.max_level", 0.0), ("sample.steps", 1)):
+            part, option = name.split(".")
+            _need(config[part][option] == value, name, config[part][option], f"be {value} in a regression")

@@ -3,6 +3,10 @@
 Training (Ho et al. 2021, alg. 1; for a base stage without the low-res lines): for each example on its own, draw t,
 the augmentation level, the blur and the noises from the example's key, and regress the target.
 
+With `diffusion.loss = "regression"` a super-resolution network is a regression of the same size, SR3's own baseline
+(Saharia et al. 2021, sec. 4): it is shown zeros instead of x_t and one noise level, and learns x0 in mean square. As a
+denoiser its x0 does not depend on x_t, so any sampler gives that x0, whatever its steps and noise.
+
 A stage folder is stage.json (schema_version, config, classes, training facts) beside params.safetensors: no pickle, no
 code. Whoever has the folder needs nothing else.
 """
@@ -53,6 +57,7 @@ class Stage:
         self.dtype = _dtype(config.dtype)  # of the computations
         self.name, self.size = config.name, config.size
         self.lowres_size = config.lowres_size if "augment" in config else None
+        self.regression = config.diffusion.loss == "regression"
         self.schedule = schedules.make(**config.diffusion.schedule)
         self.augment_schedule = schedules.make(**config.augment.schedule) if self.lowres_size else None
         self.network = nn.build(config.model, self.size, self.lowres_size, len(self.classes), self.dtype)
@@ -121,7 +126,8 @@ class Stage:
         return process.mse(self.config.diffusion.target, output, (x0 - mean) / std, eps, logsnr_y)
 
     def standardise(self, x_t, logsnr, lowres=None, aug_logsnr=None):
-        """(y_t, logsnr_y, mean, std): what the network sees of x_t [B, H, W, 3], and what tells x0 = mean + std y0.
+        """(y_t, logsnr_y, mean, std): what the network sees of x_t [B, H, W, 3], a regression nothing, and what tells
+        x0 = mean + std y0.
 
         With `diffusion.residual` the mean is the upsampled low-res image (Li et al. 2021, SRDiff): z_s = alpha_s z_0 +
         sigma_s eps is first scaled by alpha_s, its Wiener gain for images of unit variance. Of `data_std`, the
@@ -133,6 +139,8 @@ class Stage:
             mean = resize(alpha.reshape(-1, 1, 1, 1) * lowres, x_t.shape[1:3])
             std = jnp.sqrt(std**2 + UPSAMPLING_GAIN * sigma**2)
         y_t, logsnr_y = process.standardise(x_t, logsnr, mean, std)
+        if self.regression:
+            y_t, logsnr_y = jnp.zeros_like(y_t), jnp.full_like(logsnr_y, self.schedule.logsnr_min)
         return y_t, logsnr_y, mean, std.reshape(-1, 1, 1, 1)
 
     def pair(self, image, crop_keys=None):
@@ -158,6 +166,8 @@ class Stage:
         y_t, logsnr_y, mean, std = self.standardise(x_t, logsnr, lowres, aug_logsnr)
         output = self.network.apply(params, y_t, logsnr_y, labels, lowres, aug_logsnr)
         y0, eps = process.prediction(self.config.diffusion.target, output, y_t, logsnr_y)
+        if self.regression:  # the noise of an x_t that it was not shown
+            return process.prediction("x0", mean + std * y0, x_t, logsnr)
         return process.Prediction(mean + std * y0, eps)
 
     def denoiser(self, params, labels, lowres=None, aug_logsnr=None, guidance=None):
