@@ -3,6 +3,7 @@
 from setuptools import find_packages, setup
 
 TFDS = "tensorflow-datasets>=4.9.9,<5"
+STUDY = ["starlette>=1,<2", "uvicorn>=0.30,<1"]
 
 setup(
     name="cdm",
@@ -11,7 +12,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["cdm", "cdm.*"]),
-    package_data={"cdm.data": ["fluent_emoji.zip"], "cdm": ["weights/*/*", "weights/*/*/*"]},
+    package_data={
+        "cdm": ["weights/*/*", "weights/*/*/*"],
+        "cdm.data": ["fluent_emoji.zip"],
+        "cdm.evals.study": ["pages/*"],
+    },
     install_requires=[
         "jax>=0.10,<0.13",
         "flax>=0.12.8,<0.13",
@@ -24,15 +29,18 @@ setup(
         "numpy>=2,<3",
         "pillow>=11,<14",
         "safetensors>=0.5,<0.9",
+        "scipy>=1.13,<2",
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        "test": ["pytest>=8,<10", TFDS],
+        "test": ["pytest>=8,<10", TFDS, *STUDY, "selenium>=4.20,<5"],
         # Sets prepared by TensorFlow Datasets (some twenty packages, none of them TensorFlow), and preparing them.
         "tfds": [TFDS],
         "prepare": [TFDS, "tensorflow>=2.20,<3"],
         # Whoever else listens to a run's log: `log.writers`.
         "loggers": ["tensorboardX>=2.6,<3", "wandb>=0.19,<1"],
+        # The web page of `cdm study`.
+        "study": STUDY,
         # Figures of the experiments.
         "experiments": ["matplotlib>=3.8,<4"],
         # Independent implementations, to remake the golden files of the tests.

@@ -1,12 +1,21 @@
 """Tiny stages, a tiny cascade, a tiny data set and a tiny run, shared by the session: compiling is the cost."""
 
+import contextlib
+import socket
+import threading
+
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+import uvicorn
+from PIL import Image, PngImagePlugin
 
 from cdm import config as configs
 from cdm.cascade import Cascade
+from cdm.evals.study import design
+from cdm.evals.study.app import make_app
+from cdm.evals.study.pictures import Folders
+from cdm.evals.study.store import create
 from cdm.stage import Stage, flatten, unflatten
 from cdm.training import loop
 
@@ -140,3 +149,56 @@ def run(tmp_path_factory, class_folder):
     folder = tmp_path_factory.mktemp("runs") / "base_8"
     loop.train(_run_config(class_folder), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def study_folders(tmp_path_factory):
+    """Folders of six pictures of 16x12: real (JPEG), methods a (PNG with a comment) and b (WebP), lowres of 8x6."""
+    folder, random = tmp_path_factory.mktemp("study"), np.random.default_rng(0)
+    comment = PngImagePlugin.PngInfo()
+    comment.add_text("made by", "a")
+    for i in range(6):
+        noise = Image.fromarray(random.integers(0, 256, (12, 16, 3), np.uint8))
+        for name, ending, image, options in (
+                ("real", "jpg", noise, {}), ("a", "png", noise.convert("L").convert("RGB"), {"pnginfo": comment}),
+                ("b", "webp", Image.new("RGB", (16, 12), (40 * i, 90, 90)), {}),
+                ("lowres", "png", noise.resize((8, 6)), {})):
+            (folder / name / "set").mkdir(parents=True, exist_ok=True)
+            image.save(folder / name / "set" / f"{i}.{ending}", **options)
+    return folder
+
+
+@pytest.fixture
+def make_study(study_folders, tmp_path):
+    """make_study(task, path=None, methods=("a", "b"), **protocol) -> (Store, its path), of `study_folders`."""
+    stores = []
+
+    def make(task, path=None, methods=("a", "b"), **protocol):
+        path = path or tmp_path / f"study_{len(stores)}.sqlite"
+        folders = Folders(study_folders / "real", {name: study_folders / name for name in methods},
+                          study_folders / "lowres" if task == 1 else None)
+        stores.append(create(path, design.protocol(folders, task, **protocol), folders))
+        return stores[-1], path
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture(scope="session")
+def serving():
+    """serving(store, port=0): a context that is the address of a server of the store, in a thread."""
+
+    @contextlib.contextmanager
+    def serve(store, port=0):
+        with socket.create_server(("127.0.0.1", port)) as listening:
+            server = uvicorn.Server(uvicorn.Config(make_app(store, "Ada <ada@example.org>"), log_level="warning"))
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+            thread.start()
+            try:
+                yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+            finally:
+                server.should_exit = True
+                thread.join()
+
+    return serve
