@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 import sqlite3
+import sys
 import xml.etree.ElementTree
 
 import numpy as np
@@ -25,7 +26,8 @@ NAMES = [f"set/{i}" for i in range(6)]
 # Assignment
 
 
-DESIGNS = [(100, 1, 50), (100, 4, 50), (100, 3, 50), (7, 3, 5), (10, 4, 10), (12, 5, 7), (20, 2, 9), (5, 2, 2), (22, 5, 6)]
+DESIGNS = [(100, 1, 50), (100, 4, 50), (100, 3, 50), (7, 3, 5), (10, 4, 10), (12, 5, 7), (20, 2, 9), (5, 2, 2),
+           (22, 5, 6)]
 
 
 @pytest.mark.parametrize("images, methods, per_rater", DESIGNS)
@@ -171,6 +173,15 @@ def test_a_rater_of_a_code_begins_once_and_the_first_answer_stands(make_study):
     assert store.pair(token) is None
 
 
+def test_a_rater_can_be_deleted_by_the_code(make_study):
+    store, _ = make_study(task=2)
+    for code in ("a" * 16, "b" * 16):
+        answer_all(store, code)
+    store._db.execute("DELETE FROM rater WHERE code = ?", ["b" * 16])
+    store.begin("c" * 16)
+    assert {t["rater"] for t in store.trials()} == {1, 3} and not store.knows("b" * 16)
+
+
 # The report
 
 
@@ -180,7 +191,7 @@ def test_the_report_counts_what_was_answered(make_study, tmp_path, capsys):
         answer_all(store, f"{n:016}", lambda t: t["method"] == 1 and t["image"] != 2)
     answer_all(store, "leaves".ljust(16, "-"), lambda t: True, stop=3)
     assert cli.main(["study", "report", str(path), "--out", str(tmp_path / "out")]) == 0
-    assert "6 raters, 1 who did not finish left out" in capsys.readouterr().out
+    assert "raters: 6 finished, 1 did not and are left out" in capsys.readouterr().out
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     protocol, results = report["protocol"], report["results"]
     assert protocol["hash"] == store.hash and protocol["raters"] == 6 and protocol["question"] == design.QUESTIONS[1]
@@ -197,7 +208,8 @@ def test_the_report_counts_what_was_answered(make_study, tmp_path, capsys):
     assert results["most_to_least_often_taken_for_real"]["b"][-1] == NAMES[2]
     xml.etree.ElementTree.parse(tmp_path / "out" / "fool_rates.svg")
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("<img") == 2 * 2 * 3 * 3 and "the other 1 and their 3 answers are left out" in page
+    assert page.count("<img") == 2 * 2 * 3 * 3  # methods, best and worst, pictures, of three kinds
+    assert "7 began, 6 finished; 1 did not and are left out, with 3 answers" in page
     assert not [rater for (rater,) in store._db.execute("SELECT code FROM rater") if rater in page]
 
 
@@ -259,8 +271,15 @@ def test_mistakes_are_one_line_and_leave_no_store(study_folders, tmp_path, capsy
     assert "`methods` must have names that differ" in _mistake(
         "serve", "--store", store, "--real", tmp_path / "real", "--methods", f"a={tmp_path / 'real'}",
         f"a={tmp_path / 'lowres'}", capsys=capsys)
+    assert "`real` must be given" in _mistake("serve", "--store", store, "--task", 2, capsys=capsys)
     assert "`methods` must name one" in _mistake("serve", "--store", store, "--real", tmp_path / "real", capsys=capsys)
     assert not [path for path in tmp_path.iterdir() if path.is_file()]
+
+
+def test_without_the_extra_serving_is_a_mistake(tmp_path, capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "cdm.evals.study.app")
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert "pip install 'cdm[study]'" in _mistake("serve", "--store", tmp_path / "s.sqlite", capsys=capsys)
 
 
 def test_a_file_that_is_no_study_and_a_study_without_answers_are_mistakes(make_study, tmp_path, capsys):

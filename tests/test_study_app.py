@@ -158,3 +158,4 @@ def test_a_server_that_is_killed_loses_nothing(study_folders, tmp_path):
             state = answer(rater, state["token"])
         server.terminate()
         assert server.wait() == 75
+    assert sorted(tmp_path.iterdir()) == [path]  # nothing is left beside the file

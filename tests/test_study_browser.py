@@ -114,7 +114,8 @@ def test_task_1_by_keys_with_a_reload(browser, make_study, serving):
             until(browser, "asking")
             assert browser.find_element(By.ID, "count").text == f"{place + 1} / 6"
             # A key that is held down repeats; it is not an answer.
-            browser.execute_script("document.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft', repeat: true}))")
+            browser.execute_script("document.dispatchEvent(new KeyboardEvent('keydown', "
+                                   "{key: 'ArrowLeft', repeat: true}))")
             assert state(browser) == "asking" and len(answered(store)) == place
             press(browser, (Keys.ARROW_LEFT, Keys.ARROW_RIGHT)[place % 2])
             until(browser, "loading", "viewing", None)
@@ -191,7 +192,7 @@ def test_by_touch_on_a_phone(browser, make_study, serving):
 
 
 @pytest.mark.parametrize("ratio", [1, 1.25, 3])
-def test_the_pixels_are_those_of_the_store_enlarged_by_a_whole_number_and_gone_afterwards(browser, make_study, serving, ratio):
+def test_pixels_are_those_of_the_store_enlarged_by_a_whole_number_and_wiped(browser, make_study, serving, ratio):
     store, _ = make_study(task=1, view_seconds=2)
     pixels = store.pixels()
     screen(browser, 900, 700, ratio)
@@ -209,13 +210,13 @@ def test_the_pixels_are_those_of_the_store_enlarged_by_a_whole_number_and_gone_a
         sizes = browser.execute_script("""return performance.getEntriesByType("resource").filter(r =>
             r.name.includes("/picture/")).map(r => [r.encodedBodySize, r.decodedBodySize, r.transferSize])""")
         assert len(sizes) == 3 and sizes[0][:2] == [12 * 16 * 3] * 2 and sizes == 3 * sizes[:1]
-        assert browser.execute_script("return getComputedStyle(document.getElementById('left')).visibility") == "visible"
+        assert browser.find_element(By.ID, "left").is_displayed()
         box = browser.execute_script("const r = document.getElementById('left').getBoundingClientRect();"
                                      "return [r.width / 16, r.height / 12].map(x => x * devicePixelRatio)")
         assert np.allclose(box, round(box[0]), atol=0.02) and box[0] > 1
         until(browser, "asking")
         assert all((picture == 0).all() for picture in shown(browser).values())
-        assert browser.execute_script("return getComputedStyle(document.getElementById('left')).visibility") == "hidden"
+        assert not browser.find_element(By.ID, "left").is_displayed()
         press(browser, Keys.ARROW_LEFT)
         until(browser, "loading", "viewing")
     assert answered(store)[0]["scale"] == round(box[0])

@@ -16,11 +16,16 @@ def serve(args):
     except ImportError as e:
         raise ValueError(f"`study serve` needs the extra [study]: pip install 'cdm[study]' ({e})") from e
 
+    given = {name: value for name in ("task", "per_rater", "view_seconds", "seed")
+             if (value := getattr(args, name)) is not None}
     if args.real:
-        folders = Folders(args.real, dict(args.methods or ()), args.lowres)
-        if len(folders.methods) < len(args.methods or ()):
+        methods = args.methods or []
+        if len(dict(methods)) < len(methods):
             raise ValueError("`methods` must have names that differ")
-        store = create(args.store, protocol(folders, args.task, args.per_rater, args.view_seconds, args.seed), folders)
+        folders = Folders(args.real, dict(methods), args.lowres)
+        store = create(args.store, protocol(folders, **given), folders)
+    elif given or args.methods or args.lowres:
+        raise ValueError("`real` must be given to make a study; one that is gone on with is as it was made")
     else:
         store = Store(args.store)
     try:
@@ -43,7 +48,8 @@ def report(args):
         low, high = m["wilson_95"]
         print(f"{name}: fool rate {m['fool_rate']:.1%} ({low:.1%} to {high:.1%}) of {m['trials']} trials")
     raters = results["raters"]
-    print(f"{raters['finished']} raters, {raters['left_out']} who did not finish left out; see {args.out}/report.html")
+    print(f"raters: {raters['finished']} finished, {raters['left_out']} did not and are left out; see "
+          f"{args.out}/report.html")
 
 
 def _named_folder(text):
@@ -63,12 +69,12 @@ def add(verbs):
     p.add_argument("--methods", nargs="+", type=_named_folder, metavar="NAME=FOLDER",
                    help="pictures to compare with them, of the same names but for the endings")
     p.add_argument("--lowres", metavar="FOLDER", help="low-res pictures, for task 1")
-    p.add_argument("--task", type=int, choices=[1, 2], default=2,
+    p.add_argument("--task", type=int, choices=[1, 2],
                    help="1: with the low-res picture in the middle; 2: without (default)")
     p.add_argument("--per-rater", type=positive, metavar="N",
                    help="pairs a rater (default: 50, or all if there are fewer)")
-    p.add_argument("--view-seconds", type=float, default=3.0, metavar="S", help="that pictures are shown (default: 3)")
-    p.add_argument("--seed", type=int, default=0, help="of the assignment (default: 0)")
+    p.add_argument("--view-seconds", type=float, metavar="S", help="that pictures are shown (default: 3)")
+    p.add_argument("--seed", type=int, help="of the assignment (default: 0)")
     p.add_argument("--contact", metavar="TEXT", help="whom raters may ask, for the first page")
     p.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
     p.add_argument("--port", type=int, default=8000, help="default: 8000; 0 is any that is free")

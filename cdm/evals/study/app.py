@@ -17,6 +17,7 @@ import string
 import sys
 from html import escape
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -149,8 +150,6 @@ def make_app(store, contact=None):
 
 def serve(store, host, port, contact=None):
     """Serve a Store until SIGINT or SIGTERM; port 0 is any that is free."""
-    import uvicorn
-
     with socket.create_server((host, port)) as listening:
         app = make_app(store, contact)
         print(f"task {store.protocol['task']}, {len(store.protocol['images'])} pictures, methods: "

@@ -45,7 +45,7 @@ class Trial(NamedTuple):
     real_side: str
 
 
-def protocol(folders, task, per_rater=None, view_seconds=3.0, seed=0):
+def protocol(folders, task=2, per_rater=None, view_seconds=3.0, seed=0):
     """The protocol of a study on cdm.evals.study.pictures.Folders, all but the digest of its pictures: a JSON object.
     `per_rater` pictures a rater (50, or all if they are fewer), each seen for `view_seconds`."""
     if task not in QUESTIONS:

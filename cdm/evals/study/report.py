@@ -176,9 +176,9 @@ def page(store, report):
               ", ".join(map(str, value)) if isinstance(value, list) else value) for key, value in protocol.items()]
     viewed = answers["viewed_ms"]
     counts = (
-        f"{raters['begun']} raters began and {raters['finished']} finished; the other {raters['left_out']} and their "
-        f"{answers['left_out']} answers are left out. {answers['counted']} answers are counted. The left picture was "
-        f"chosen in {_percent(answers['left_chosen'])} % of them. Pictures were on the screen for "
+        f"Raters: {raters['begun']} began, {raters['finished']} finished; {raters['left_out']} did not and are left "
+        f"out, with {answers['left_out']} answers. Answers counted: {answers['counted']}. The left picture was chosen in "
+        f"{_percent(answers['left_chosen'])} % of them. Pictures were on the screen for "
         f"{viewed['least'] / 1000:.2f} to {viewed['most'] / 1000:.2f} s, median {viewed['median'] / 1000:.2f} s; "
         f"{answers['handed_out_again']} of the pairs were handed out more than once (a reload, a second tab, a "
         f"repeated request). Answered by "
