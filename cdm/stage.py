@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save_file
 from cdm import config as configs
 from cdm import nn
 from cdm.diffusion import guidance as guide
-from cdm.diffusion import process, samplers, schedules
+from cdm.diffusion import grids, process, samplers, schedules
 from cdm.images import augment
 from cdm.images.files import new_folder, reading, write_json
 from cdm.images.resize import resize, to_float
@@ -193,8 +193,8 @@ class Stage:
     def plan(self, steps=None, sampler=None, stop_logsnr=None):
         """The sampling Plan of this stage; None takes the config's."""
         sample = self.config.sample
-        knots = schedules.uniform_grid(self.schedule, sample.steps if steps is None else steps, stop_logsnr,
-                                       self.config.diffusion.data_std)
+        knots = grids.grid(self.schedule, sample.steps if steps is None else steps, stop_logsnr=stop_logsnr,
+                           std=self.config.diffusion.data_std)
         return samplers.plan(sampler or sample.sampler, knots)
 
     def label(self, which):

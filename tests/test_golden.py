@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdm.diffusion import process, samplers, schedules
+from cdm.diffusion import grids, process, samplers, schedules
 
 # case: sampler, its options, what the model predicts
 CASES = {
@@ -48,7 +48,7 @@ def single_steps(case):
     golden, knots = load(case)
     x0 = np.stack([clean(target, *step) for step in zip(golden["x"], golden["output"], knots[:-1])])
     previous = np.concatenate([np.zeros_like(x0[:1]), x0[:-1]])
-    a, b, c, d = getattr(samplers, sampler)(knots, **options).T[..., None, None, None, None]
+    a, b, c, d = samplers.SAMPLERS[sampler](knots, **options)[1].T[:4, ..., None, None, None, None]
     return difference(a * golden["x"][:-1] + b * x0 + c * previous + d * golden["noise"], golden["x"][1:])
 
 
@@ -57,7 +57,7 @@ def trajectory(case):
     sampler, options, target = CASES[case]
     golden, knots = load(case)
     x, previous, states = golden["x"][0], 0, []
-    for (a, b, c, d), logsnr, noise in zip(getattr(samplers, sampler)(knots, **options), knots, golden["noise"]):
+    for (a, b, c, d), logsnr, noise in zip(samplers.SAMPLERS[sampler](knots, **options)[1][:, :4], knots, golden["noise"]):
         x0 = clean(target, x, model(x), logsnr)
         x, previous = a * x + b * x0 + c * previous + d * noise, x0
         states.append(x)
@@ -95,4 +95,4 @@ def test_the_float32_sampler_equals_diffusers(case):
 
 def test_trailing_timesteps_are_our_uniform_grid():
     _, knots = load("ddim_eta_0")
-    np.testing.assert_allclose(schedules.uniform_grid(schedules.LinearBeta(), len(knots) - 1), knots, rtol=1e-12)
+    np.testing.assert_allclose(grids.grid(schedules.LinearBeta(), len(knots) - 1), knots, rtol=1e-12)

@@ -68,9 +68,11 @@ def test_the_weight_may_differ_from_example_to_example():
 
 @pytest.mark.parametrize("adapted", [guidance.class_guidance(pair, 2.0),
                                      guidance.static_threshold(CONDITIONAL, 0.3),
-                                     guidance.static_threshold(guidance.class_guidance(pair, 2.0))])
+                                     guidance.static_threshold(guidance.class_guidance(pair, 2.0)),
+                                     guidance.autoguidance(CONDITIONAL, UNCONDITIONAL, 2.0),
+                                     guidance.dynamic_threshold(guidance.class_guidance(pair, 2.0), 90.0)])
 def test_every_adapter_keeps_x_t(adapted):
-    x0, eps = adapted(x_t(), LOGSNR)
+    x0, eps, _ = adapted(x_t(), LOGSNR)
     np.testing.assert_allclose(process.q_sample(x0, LOGSNR, eps), x_t(), atol=1e-6)
 
 
@@ -78,3 +80,48 @@ def test_the_threshold_clips_what_lies_outside_and_nothing_else():
     free, clipped = CONDITIONAL(x_t(), LOGSNR).x0, guidance.static_threshold(CONDITIONAL, 0.4)(x_t(), LOGSNR).x0
     assert np.any(np.abs(free) > 0.4) and np.any(np.abs(free) < 0.4)
     np.testing.assert_array_equal(clipped, np.clip(free, -0.4, 0.4))
+
+
+def test_autoguidance_by_the_null_class_is_class_guidance():
+    ours = guidance.autoguidance(CONDITIONAL, UNCONDITIONAL, 1.5)(x_t(), LOGSNR)
+    np.testing.assert_allclose(ours.x0, guidance.class_guidance(pair, 1.5)(x_t(), LOGSNR).x0, atol=1e-5)
+
+
+@pytest.mark.parametrize("logsnr, inside", [(-3.0, False), (0.5, True), (4.0, False)])
+def test_guidance_is_limited_to_its_interval_and_not_computed_outside(logsnr, inside):
+    calls = []
+
+    def counted(x, logsnr):
+        jax.debug.callback(lambda: calls.append(1))
+        return guidance.class_guidance(pair, 2.0)(x, logsnr)
+
+    levels = jnp.full(3, logsnr)
+    ours = jax.jit(guidance.limited(counted, CONDITIONAL, (-1.0, 2.0)))(x_t(), levels)
+    wanted = guidance.class_guidance(pair, 2.0) if inside else CONDITIONAL
+    np.testing.assert_allclose(ours.x0, wanted(x_t(), levels).x0, atol=1e-6)
+    jax.effects_barrier()
+    assert len(calls) == inside
+
+
+def test_the_dynamic_threshold_is_that_of_each_image():
+    """Image 0 lies within [-1, 1] and stays; image 1 is brought back by its own percentile."""
+    x0 = jnp.stack([jnp.linspace(-0.9, 0.9, 12), jnp.linspace(-4, 4, 12)]).reshape(2, 2, 2, 3)
+    ours = guidance.dynamic_threshold(lambda x, logsnr: process.Prediction(x0, x), 80.0)(x0, jnp.zeros(2)).x0
+    np.testing.assert_allclose(ours[0], x0[0], atol=1e-6)
+    s = np.percentile(np.abs(x0[1]), 80.0)
+    np.testing.assert_allclose(ours[1], np.clip(x0[1], -s, s) / s, rtol=1e-5)
+    assert s > 1 and np.abs(ours).max() == pytest.approx(1)
+
+
+def test_the_variance_fraction_is_that_of_the_better_prediction():
+    def with_fraction(denoise, value):
+        return lambda x, logsnr: denoise(x, logsnr)._replace(fraction=jnp.full(x.shape, value))
+
+    def both(x, logsnr):
+        which = jnp.repeat(jnp.asarray([0.3, 0.6]), len(x) // 2).reshape(-1, 1, 1, 1)
+        return pair(x, logsnr)._replace(fraction=jnp.broadcast_to(which, x.shape))
+
+    for guided in (guidance.class_guidance(both, 2.0), guidance.static_threshold(with_fraction(CONDITIONAL, 0.3)),
+                   guidance.dynamic_threshold(with_fraction(CONDITIONAL, 0.3)),
+                   guidance.autoguidance(with_fraction(CONDITIONAL, 0.3), UNCONDITIONAL, 2.0)):
+        np.testing.assert_allclose(guided(x_t(), LOGSNR).fraction, 0.3, rtol=1e-6)

@@ -50,7 +50,7 @@ def test_prediction_inverts_target_at_every_level(target):
 @every_target
 def test_a_prediction_puts_x_t_together_again(target):
     x, output, logsnr = images(1), images(2), jnp.asarray(LEVELS, jnp.float32)
-    x0, eps = process.prediction(target, output, x, logsnr)
+    x0, eps, _ = process.prediction(target, output, x, logsnr)
     again = process.q_sample(x0, logsnr, eps)
     np.testing.assert_allclose(again, x, atol=32 * EPS32)
 

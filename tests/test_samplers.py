@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdm.diffusion import process, samplers, schedules
+from cdm.diffusion import grids, process, samplers, schedules
 from cdm.images import augment
 
 SAMPLERS = {
@@ -19,6 +19,9 @@ SAMPLERS = {
     "ddim_half": ("ddim", dict(eta=0.5)),
     "ddim_1": ("ddim", dict(eta=1.0)),
     "dpmpp_2m": ("dpmpp_2m", {}),
+    "dpmpp_2m_sde": ("dpmpp_2m_sde", {}),
+    "heun": ("heun", {}),
+    "heun_churn": ("heun", dict(churn=40.0)),
 }
 every_sampler = pytest.mark.parametrize("name", SAMPLERS)
 
@@ -28,8 +31,15 @@ COVARIANCE = np.array([[0.09, 0.05], [0.05, 0.04]])
 
 
 def coefficients(name, knots):
+    """a, b, c, d of eq. 1, [n, 4]."""
     sampler, options = SAMPLERS[name]
-    return getattr(samplers, sampler)(knots, **options)
+    return samplers.SAMPLERS[sampler](knots, **options)[1][:, :4]
+
+
+def levels(name, knots):
+    """Where the denoiser is asked, [n]."""
+    sampler, options = SAMPLERS[name]
+    return samplers.SAMPLERS[sampler](knots, **options)[0]
 
 
 def alpha_sigma(logsnr):
@@ -74,15 +84,15 @@ def assert_moments(x, mean, covariance):
 @every_sampler
 def test_a_sampler_draws_from_the_gaussian(name):
     sampler, options = SAMPLERS[name]
-    plan = samplers.plan(sampler, schedules.uniform_grid(schedules.Cosine(-12.0, 12.0), 500), **options)
+    plan = samplers.plan(sampler, grids.grid(schedules.Cosine(-12.0, 12.0), 500), **options)
     assert_moments(draw(plan, 0), MEAN, COVARIANCE)
 
 
-@pytest.mark.parametrize("name", ["ancestral_small", "ddim_0", "dpmpp_2m"])
+@pytest.mark.parametrize("name", ["ancestral_small", "ddim_0", "dpmpp_2m", "dpmpp_2m_sde", "heun", "heun_churn"])
 def test_a_stopped_run_has_the_moments_of_its_level(name):
     sampler, options = SAMPLERS[name]
     stop = 1.2345
-    knots = schedules.uniform_grid(schedules.Cosine(-12.0, 12.0), 500, stop_logsnr=stop)
+    knots = grids.grid(schedules.Cosine(-12.0, 12.0), 500, stop_logsnr=stop)
     alpha, sigma = alpha_sigma(stop)
     assert_moments(draw(samplers.plan(sampler, knots, **options), 1),
                    alpha * MEAN, alpha**2 * COVARIANCE + sigma**2 * np.eye(2))
@@ -92,8 +102,8 @@ def test_both_hand_overs_have_the_same_moments():
     """Truncated: stop at the level. Non-truncated: finish, clip (here next to nothing lies outside) and noise."""
     schedule, level = schedules.Cosine(-12.0, 12.0), 0.3
     stop = float(schedule.logsnr(level))
-    truncated = draw(samplers.plan("ancestral", schedules.uniform_grid(schedule, 500, stop_logsnr=stop)), 2)
-    finished = draw(samplers.plan("ancestral", schedules.uniform_grid(schedule, 500)), 3)
+    truncated = draw(samplers.plan("ancestral", grids.grid(schedule, 500, stop_logsnr=stop)), 2)
+    finished = draw(samplers.plan("ancestral", grids.grid(schedule, 500)), 3)
     assert np.mean(np.abs(finished) > 1) < 0.01
     keys = jax.random.split(jax.random.key(4), BATCH)
     renoised, aug_logsnr = augment.hand_over(finished, jnp.full(BATCH, level), schedule, keys)
@@ -105,11 +115,11 @@ def test_both_hand_overs_have_the_same_moments():
         assert_moments(state, alpha * MEAN, covariance)
 
 
-@pytest.mark.parametrize("name", ["ancestral_small", "ddim_0", "ddim_half", "ddim_1", "dpmpp_2m"])
+@pytest.mark.parametrize("name", ["ancestral_small", "ddim_0", "ddim_half", "ddim_1", "dpmpp_2m", "dpmpp_2m_sde"])
 @pytest.mark.parametrize("stop", [None, 0.7])
 def test_every_step_is_exact_for_a_known_image(name, stop):
     """With x0 known, x_t ~ N(alpha_t x0, sigma_t^2) becomes N(alpha_s x0, sigma_s^2), however large the step."""
-    knots = schedules.uniform_grid(schedules.Cosine(), 7, stop_logsnr=stop)
+    knots = grids.grid(schedules.Cosine(), 7, stop_logsnr=stop)
     (alpha_t, sigma_t), (alpha_s, sigma_s) = alpha_sigma(knots[:-1]), alpha_sigma(knots[1:])
     a, b, c, d = coefficients(name, knots).T
     np.testing.assert_allclose(a * alpha_t + b + c, alpha_s, rtol=1e-12)
@@ -118,7 +128,7 @@ def test_every_step_is_exact_for_a_known_image(name, stop):
 
 def test_the_large_variance_is_exact_for_white_noise_data():
     """For x_0 ~ N(0, 1), so that x_t is too and the denoiser is alpha_t x_t (Ho et al. 2020, sec. 3.2)."""
-    knots = schedules.uniform_grid(schedules.Cosine(), 7, stop_logsnr=2.0)
+    knots = grids.grid(schedules.Cosine(), 7, stop_logsnr=2.0)
     a, b, c, d = coefficients("ancestral_large", knots).T
     np.testing.assert_allclose((a + b * alpha_sigma(knots[:-1])[0]) ** 2 + d**2, 1, rtol=1e-12)
     assert not c.any()
@@ -134,20 +144,49 @@ def test_ancestral_small_is_the_posterior():
 
 
 def test_ddim_with_eta_one_is_ancestral_small():
-    knots = schedules.uniform_grid(schedules.LinearBeta(), 37)
+    knots = grids.grid(schedules.LinearBeta(), 37)
     np.testing.assert_allclose(coefficients("ddim_1", knots), coefficients("ancestral_small", knots), atol=1e-14)
 
 
 @every_sampler
 def test_the_step_to_the_clean_image_is_x0_without_noise(name):
-    knots = schedules.uniform_grid(schedules.Cosine(), 5)
+    knots = grids.grid(schedules.Cosine(), 5)
     np.testing.assert_allclose(coefficients(name, knots)[-1], [0, 1, 0, 0], atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["ancestral_small", "ancestral_large", "ddim_1"])
 def test_the_last_step_to_a_stop_adds_its_noise(name):
-    knots = schedules.uniform_grid(schedules.Cosine(), 5, stop_logsnr=1.0)
+    knots = grids.grid(schedules.Cosine(), 5, stop_logsnr=1.0)
     assert coefficients(name, knots)[-1, 3] > 0.1
+
+
+def test_the_levels_of_a_churned_run_are_kept():
+    """With x0 known, whatever is asked at a level has that level's mean and deviation, before and after the noise."""
+    knots = grids.grid(schedules.Cosine(), 9, "rho", stop_logsnr=0.7)
+    rows = samplers.heun(knots, churn=6.0, churn_range=(0.1, 50.0), churn_noise=1.0)
+    signal, deviation = alpha_sigma(knots[0])
+    for logsnr, (a, b, c, d, _) in zip(*rows):
+        np.testing.assert_allclose([signal, deviation], alpha_sigma(logsnr), rtol=1e-9)
+        signal, deviation = a * signal + b + c, np.hypot(a * deviation, d)
+    np.testing.assert_allclose([signal, deviation], alpha_sigma(0.7), rtol=1e-9)
+    up = rows[0][2::2] < knots[1:-1]
+    assert up.sum() > 3 and np.all(np.isclose(rows[0][2::2], knots[1:-1]) | up)
+
+
+@pytest.mark.parametrize("fraction, variance", [(0.0, "small"), (1.0, "large")])
+def test_the_learned_variance_lies_between_the_fixed_ones(fraction, variance):
+    """At its ends it is one of them; in the middle their geometric mean."""
+    knots = grids.grid(schedules.DiscreteCosine(100), 7)
+    *_, d, e = samplers.ancestral(knots, "learned")[1].T
+    fixed = samplers.ancestral(knots, variance)[1][:, 3]
+    np.testing.assert_allclose(d * np.exp(e * fraction), fixed, rtol=1e-12)
+    x, plan = jnp.full((1, 1, 2, 1), 0.3), samplers.plan("ancestral", knots, variance="learned")
+
+    def denoise(x, logsnr):
+        return process.prediction("x0", x, x, logsnr)._replace(fraction=jnp.full(x.shape, fraction))
+
+    ends = [samplers.step(plan, denoise, lambda i: jnp.full(x.shape, z), 2, (x, x))[0] for z in (0.0, 1.0)]
+    np.testing.assert_allclose(ends[1] - ends[0], fixed[2], rtol=1e-4)
 
 
 # Convergence
@@ -156,18 +195,18 @@ def test_the_last_step_to_a_stop_adds_its_noise(name):
 def flow_error(name, steps):
     """Error against the exact probability flow of N(0.3, 0.5), -6 to 6, in float64."""
     mean, variance = 0.3, 0.5
-    knots = schedules.uniform_grid(schedules.Cosine(-6.0, 6.5), steps, stop_logsnr=6.0)
+    knots = grids.grid(schedules.Cosine(-6.0, 6.5), steps, stop_logsnr=6.0)
     start, end = alpha_sigma(knots[0]), alpha_sigma(knots[-1])
     z = np.linspace(-2, 2, 5)
     x, previous = start[0] * mean + np.sqrt(start[0] ** 2 * variance + start[1] ** 2) * z, 0
-    for (a, b, c, _), logsnr in zip(coefficients(name, knots), knots):
+    for (a, b, c, _), logsnr in zip(coefficients(name, knots), levels(name, knots)):
         alpha, sigma = alpha_sigma(logsnr)
         x0 = mean + alpha * variance * (x - alpha * mean) / (alpha**2 * variance + sigma**2)
         x, previous = a * x + b * x0 + c * previous, x0
     return np.max(np.abs(x - end[0] * mean - np.sqrt(end[0] ** 2 * variance + end[1] ** 2) * z))
 
 
-@pytest.mark.parametrize("name, order", [("ddim_0", 1), ("dpmpp_2m", 2)])
+@pytest.mark.parametrize("name, order", [("ddim_0", 1), ("dpmpp_2m", 2), ("heun", 2)])
 def test_the_order_of_convergence(name, order):
     errors = np.array([flow_error(name, steps) for steps in (64, 128, 256, 512)])
     np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), order, atol=0.2)
@@ -194,7 +233,7 @@ def test_the_number_of_steps_is_traced():
         return samplers.sample(plan, denoiser(MEAN, COVARIANCE), lambda i: jnp.zeros_like(x), x)
 
     x = jnp.ones((3, 1, 2, 1))
-    ends = [run(samplers.plan("ddim", schedules.uniform_grid(schedules.Cosine(), n)), x) for n in (2, 9)]
+    ends = [run(samplers.plan("ddim", grids.grid(schedules.Cosine(), n)), x) for n in (2, 9)]
     assert len(traces) == 1
     assert np.any(np.abs(ends[0] - ends[1]) > 1e-3)
 
@@ -202,7 +241,7 @@ def test_the_number_of_steps_is_traced():
 @pytest.mark.parametrize("name", ["ancestral_small", "dpmpp_2m"])
 def test_the_host_may_drive_the_steps(name):
     sampler, options = SAMPLERS[name]
-    plan = samplers.plan(sampler, schedules.uniform_grid(schedules.Cosine(), 6), **options)
+    plan = samplers.plan(sampler, grids.grid(schedules.Cosine(), 6), **options)
     denoise = denoiser(MEAN, COVARIANCE)
     x = jax.random.normal(jax.random.key(0), (3, 1, 2, 1))
 
@@ -217,7 +256,7 @@ def test_the_host_may_drive_the_steps(name):
 
 
 def test_the_denoiser_is_asked_at_the_knots():
-    knots, asked = schedules.uniform_grid(schedules.Cosine(), 4), []
+    knots, asked = grids.grid(schedules.Cosine(), 4), []
 
     def denoise(x, logsnr):
         asked.append(logsnr)
@@ -229,15 +268,22 @@ def test_the_denoiser_is_asked_at_the_knots():
     np.testing.assert_allclose(np.stack(asked), np.repeat(knots[:-1, None], 3, axis=1), rtol=1e-6)
 
 
+def test_heun_takes_two_evaluations_a_step_but_the_last():
+    for evaluations in (1, 2, 9, 20):
+        knots = grids.grid(schedules.Cosine(), samplers.intervals("heun", evaluations))
+        assert samplers.plan("heun", knots).steps == evaluations - (evaluations % 2 == 0)
+
+
 def test_four_thousand_steps_fit():
-    plan = samplers.plan("ancestral", schedules.uniform_grid(schedules.DiscreteCosine(), 4000))
+    plan = samplers.plan("ancestral", grids.grid(schedules.DiscreteCosine(), 4000))
     assert plan.steps == 4000 and np.all(np.isfinite(plan.coefficients))
 
 
 @pytest.mark.parametrize("call, message", [
     (lambda knots: samplers.plan("euler", knots), r"`sampler` \(='euler'\)"),
     (lambda knots: samplers.plan("ddim", knots, eta=1.5), r"`eta` \(=1.5\)"),
-    (lambda knots: samplers.plan("ancestral", knots, variance="learned"), r"`variance` \(='learned'\)"),
+    (lambda knots: samplers.plan("ancestral", knots, variance="medium"), r"`variance` \(='medium'\)"),
+    (lambda knots: samplers.plan("heun", knots, churn=-1.0), r"`churn` \(=-1.0\)"),
     (lambda knots: samplers.plan("ddim", knots[::-1]), r"`knots` \(shape \(4,\)\)"),
     (lambda knots: samplers.plan("ddim", np.linspace(-9, 9, 5000)), r"`steps` \(=4999\)"),
 ])

@@ -1,4 +1,4 @@
-"""Schedules: inverses, closed forms, tables, and the grids of sampling."""
+"""Schedules: inverses, closed forms, tables."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +9,9 @@ from cdm.diffusion import schedules
 SCHEDULES = {
     "cosine": schedules.Cosine(),
     "cosine_narrow": schedules.Cosine(-8.0, 8.77),
+    "cosine_shifted": schedules.Cosine(-15.0, 15.0, 2 * float(np.log(32 / 256))),
+    "flow": schedules.Flow(-15.0, 15.0),
+    "edm": schedules.Edm(-9.0, 13.0),
     "linear_beta": schedules.LinearBeta(),
     "linear_beta_sr3": schedules.LinearBeta(2000, 1e-6, 1e-2),
     "discrete_cosine": schedules.DiscreteCosine(),
@@ -117,39 +120,32 @@ def test_entry_k_sits_at_k_plus_one_over_T(name):
     np.testing.assert_allclose(schedule.logsnr(t), schedule.table, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["linear_beta", "discrete_cosine"])
-def test_a_grid_of_T_steps_visits_every_entry(name):
-    schedule = SCHEDULES[name]
-    knots = schedules.uniform_grid(schedule, schedule.timesteps)
-    np.testing.assert_allclose(knots[:-1], schedule.table[::-1], atol=1e-9)
+def test_a_shift_is_the_level_of_a_smaller_image():
+    """Averaged over f x f pixels the noise falls by f: a picture of 256 under the shift is one of 32 without."""
+    t, plain = np.linspace(0.05, 0.95, 19), schedules.Cosine(-60.0, 60.0)
+    shifted = schedules.Cosine(-60.0, 60.0, 2 * np.log(32 / 256))
+    alpha2, sigma2 = (1 / (1 + np.exp(sign * shifted.logsnr(t))) for sign in (-1, 1))
+    np.testing.assert_allclose(np.log(alpha2 / (sigma2 / 8**2)), plain.logsnr(t), atol=1e-9)
+
+
+def test_the_flow_is_the_straight_path():
+    """x_t = (1 - t) x_0 + t eps has SNR ((1 - t) / t)^2."""
+    t = np.linspace(0.01, 0.99, 99)
+    np.testing.assert_allclose(schedules.Flow(-80.0, 80.0).logsnr(t), 2 * np.log((1 - t) / t), rtol=1e-9, atol=1e-12)
+
+
+def test_levels_of_edm_are_log_normal():
+    sigma = np.exp(-schedules.Edm(-40.0, 40.0).logsnr((np.arange(100_000) + 0.5) / 100_000) / 2)
+    assert np.log(sigma).mean() == pytest.approx(-1.2, abs=1e-6)
+    assert np.log(sigma).std() == pytest.approx(1.2, abs=1e-3)
 
 
 @every_schedule
-@pytest.mark.parametrize("steps", [1, 3, 50])
-def test_a_grid_rises_from_the_noisiest_level_to_the_clean_image(schedule, steps):
-    knots = schedules.uniform_grid(schedule, steps)
-    assert knots.shape == (steps + 1,) and knots.dtype == np.float64
-    assert knots[0] == pytest.approx(schedule.logsnr_min, abs=1e-9) and knots[-1] == np.inf
-    assert np.all(np.diff(knots) > 0)
-
-
-@every_schedule
-@pytest.mark.parametrize("steps", [1, 7, 50])
-@pytest.mark.parametrize("fraction", [1e-6, 0.3, 0.77, 1.0])
-def test_a_stopped_grid_ends_in_exactly_that_level_in_no_more_steps(schedule, steps, fraction):
-    stop = (1 - fraction) * schedule.logsnr_min + fraction * schedule.logsnr_max
-    knots = schedules.uniform_grid(schedule, steps, stop_logsnr=stop)
-    assert knots[-1] == stop and len(knots) - 1 <= steps
-    assert knots[0] == pytest.approx(schedule.logsnr_min, abs=1e-9)
-    assert np.all(np.diff(knots) > 0)
-
-
-@pytest.mark.parametrize("name", ["cosine", "linear_beta"])
-def test_a_stopped_grid_keeps_the_spacing_of_the_full_one(name):
-    schedule = SCHEDULES[name]
-    full = schedules.uniform_grid(schedule, 100)
-    stopped = schedules.uniform_grid(schedule, 100, stop_logsnr=full[60])
-    np.testing.assert_allclose(stopped, full[:61], atol=1e-8)
+def test_the_rate_integrates_to_the_fall_of_logsnr(schedule):
+    edges = np.linspace(0.05, 0.95, 20_001)
+    middle = jnp.asarray((edges[1:] + edges[:-1]) / 2, jnp.float32)
+    fall = np.sum(np.asarray(schedules.rate(schedule, middle), np.float64)) * (edges[1] - edges[0])
+    assert fall == pytest.approx(schedule.logsnr(0.05) - schedule.logsnr(0.95), rel=1e-3)
 
 
 def test_make_builds_what_it_is_told():
@@ -162,27 +158,9 @@ def test_make_builds_what_it_is_told():
     (lambda: schedules.LinearBeta(beta_end=1.0), r"`beta_end` \(=1.0\)"),
     (lambda: schedules.make("quadratic"), r"`schedule` \(='quadratic'\)"),
     (lambda: schedules.make("cosine", timesteps=7), r"`schedule.timesteps` \(=7\)"),
-    (lambda: schedules.uniform_grid(schedules.Cosine(), 0), r"`steps` \(=0\)"),
-    (lambda: schedules.uniform_grid(schedules.LinearBeta(), 2000), r"`steps` \(=2000\).*1000"),
-    (lambda: schedules.uniform_grid(schedules.LinearBeta(), 9, stop_logsnr=11.5), r"`stop_logsnr` \(=11.500\)"),
-    (lambda: schedules.uniform_grid(schedules.Cosine(), 9, stop_logsnr=-20.0), r"`stop_logsnr` \(=-20.000\)"),
+    (lambda: schedules.Flow(3.0, 2.0), r"`logsnr_min` \(=3.0\)"),
+    (lambda: schedules.Edm(deviation=0.0), r"`deviation` \(=0.0\)"),
 ])
 def test_errors_name_the_argument_and_its_value(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-@pytest.mark.parametrize("std", [0.05, 0.5, 2.0])
-@pytest.mark.parametrize("stop", [None, 8.0])
-def test_a_grid_for_standardised_images_has_the_levels_of_their_process(std, stop):
-    """From pure noise on, the standardised images' logSNR is what a grid for unit images has."""
-    schedule, shift = schedules.Cosine(-12, 12), 2 * np.log(std)
-    knots = schedules.uniform_grid(schedule, 10, stop, std)
-    assert knots[0] == -12 and knots[-1] == (np.inf if stop is None else stop) and np.all(np.diff(knots) > 0)
-    inner = knots[1:-1]
-    if stop is None:
-        wanted = schedules.uniform_grid(schedule, 10)[1:-1]
-        np.testing.assert_allclose(inner[inner < 12] + shift, wanted[inner < 12], atol=1e-9)
-    else:
-        times = [1, *schedule.time(inner + shift), schedule.time(stop + shift)]  # evenly spaced
-        np.testing.assert_allclose(np.diff(times), np.diff(times)[0], rtol=1e-6)

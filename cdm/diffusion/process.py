@@ -24,10 +24,12 @@ TARGETS = ("eps", "x0", "v")
 
 
 class Prediction(NamedTuple):
-    """What a denoiser says of x_t: the clean image and the noise, [B, H, W, C] each and tied by eq. 1."""
+    """What a denoiser says of x_t: the clean image and the noise, [B, H, W, C] each and tied by eq. 1; and, where the
+    variance is learned, `fraction` [B, H, W, C] in [0, 1]: how far it lies from beta~ to beta, in the logarithm."""
 
     x0: jax.Array
     eps: jax.Array
+    fraction: jax.Array | None = None
 
 
 def alpha_sigma(logsnr, like=None):

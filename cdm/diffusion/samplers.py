@@ -1,21 +1,31 @@
 """Samplers: one loop, one contract.
 
-A denoiser maps (x_t [B, H, W, C], logsnr [B]) to a Prediction. A sampler is a table: step i evaluates the denoiser at
+A denoiser maps (x_t [B, H, W, C], logsnr [B]) to a Prediction. A sampler is a table: row i evaluates the denoiser at
 `logsnr[i]` and takes a linear step
 
-    x_s = a x_t + b x0 + c x0_previous + d z,    z ~ N(0, 1)                                      (1)
+    x_s = a x_t + b x0 + c x0_previous + d exp(e v) z,    z ~ N(0, 1)                             (1)
 
-whose coefficients are computed from the knots on the host in float64, so that 4000 tiny steps lose no digits to
-float32, and are padded to CAPACITY, so that the number of steps is a traced value. With t the knot it leaves, s the
-one it reaches, r = SNR_t / SNR_s, and h half the rise in logSNR:
+with v in [0, 1] the variance fraction of the Prediction, if it has one. The coefficients are computed from the knots on
+the host in float64, so that 4000 tiny steps lose no digits to float32, and are padded to CAPACITY, so that the number
+of rows is a traced value. With t the knot a step leaves, s the one it reaches, r = SNR_t / SNR_s, h half the rise in
+logSNR and h' that of the step before:
 
     ancestral   x_s ~ q(x_s | x_t, x0), variance sigma_s^2 (1 - r) or sigma_t^2 (1 - r)
-                (Ho et al. 2020, sec. 3.2: beta~ "small", beta "large")                           (2)
+                (Ho et al. 2020, sec. 3.2: beta~ "small", beta "large"), or "learned": v log beta + (1 - v) log beta~
+                of this very pair of levels (Nichol and Dhariwal 2021, eq. 15)                    (2)
     DDIM        x_s = alpha_s x0 + sqrt(sigma_s^2 - d^2) eps + d z, d = eta sigma_s sqrt(1 - r)
                 (Song et al. 2021, eq. 12, 16)                                                    (3)
     DPM++ 2M    x_s = sigma_s / sigma_t x_t + alpha_s (1 - e^-h) D,
-                D = (1 + h / 2h') x0 - (h / 2h') x0_previous, h' the step before
+                D = (1 + h / 2h') x0 - (h / 2h') x0_previous
                 (Lu et al. 2022, DPM-Solver++, algorithm 2; the first and the clean step are of first order)   (4)
+    its SDE     x_s = sigma_s / sigma_t e^-h x_t + alpha_s (1 - e^-2h) D + sigma_s sqrt(1 - e^-2h) z
+                (ibid., sec. 4.2, of second order)                                                (5)
+    Heun        two rows a step, of which the clean one has only the first. DDIM's step to s, x~; then, with x0 at s,
+                x_s = x~ + alpha_s (1 - q) / 2q (x0 - x0_previous), q the ratio of the levels sigma / alpha
+                (Karras et al. 2022, algorithm 1, whose state is x / alpha). With churn the state goes, before a step
+                from the level s = sigma / alpha, up to (1 + g) s by fresh noise, g = min(churn / steps, sqrt 2 - 1)
+                where s lies in `churn_range` (algorithm 2). From pure noise there is nowhere to go up to: the first
+                step has none                                                                     (6)
 """
 
 from typing import NamedTuple
@@ -28,8 +38,8 @@ CAPACITY = 4096
 
 
 class Plan(NamedTuple):
-    """A sampling run: `logsnr` [CAPACITY] and `coefficients` [CAPACITY, 4] of eq. 1 (a, b, c, d), float32, of which
-    the first `steps` (int32) count."""
+    """A sampling run: `logsnr` [CAPACITY] and `coefficients` [CAPACITY, 5] of eq. 1 (a, b, c, d, e), float32, of which
+    the first `steps` (int32) count: evaluations of the denoiser."""
 
     logsnr: np.ndarray
     coefficients: np.ndarray
@@ -49,61 +59,117 @@ def _steps(knots):
         return *_alpha_sigma(knots[:-1]), *_alpha_sigma(knots[1:]), np.exp(knots[:-1] - knots[1:])
 
 
+def _rows(knots, a, b, c=0.0, d=0.0, e=0.0):
+    """(logsnr [n], coefficients [n, 5]) of a sampler that evaluates at the knots."""
+    levels = np.asarray(knots, np.float64)[:-1]
+    return levels, np.stack(np.broadcast_arrays(a, b, c, d, e, levels)[:5], axis=1)
+
+
 def ancestral(knots, variance="small"):
-    """Coefficients [n, 4] of eq. 2; `variance` is "small" or "large". The step to the clean image adds no noise."""
-    if variance not in ("small", "large"):
-        raise ValueError(f"`variance` (={variance!r}) must be small or large")
+    """Rows of eq. 2; `variance` is "small", "large" or "learned". The step to the clean image adds no noise."""
+    if variance not in ("small", "large", "learned"):
+        raise ValueError(f"`variance` (={variance!r}) must be small, large or learned")
     alpha_t, sigma_t, alpha_s, sigma_s, r = _steps(knots)
-    std = np.sqrt(1 - r) * (sigma_s if variance == "small" else sigma_t)
-    std = np.where(np.isinf(knots[1:]), 0, std)
-    return np.stack([r * alpha_s / alpha_t, (1 - r) * alpha_s, np.zeros_like(r), std], axis=1)
+    noisy = np.isfinite(knots[1:])
+    std = np.where(noisy, np.sqrt(1 - r) * (sigma_t if variance == "large" else sigma_s), 0)
+    ratio = np.log(sigma_t / np.where(noisy, sigma_s, sigma_t)) if variance == "learned" else 0.0
+    return _rows(knots, r * alpha_s / alpha_t, (1 - r) * alpha_s, d=std, e=ratio)
 
 
 def ddim(knots, eta=0.0):
-    """Coefficients [n, 4] of eq. 3; eta in [0, 1], 0 is deterministic and 1 is ancestral "small"."""
+    """Rows of eq. 3; eta in [0, 1], 0 is deterministic and 1 is ancestral "small"."""
     if not 0 <= eta <= 1:
         raise ValueError(f"`eta` (={eta}) must lie in [0, 1]")
     alpha_t, sigma_t, alpha_s, sigma_s, r = _steps(knots)
     std = eta * sigma_s * np.sqrt(1 - r)
     eps = np.sqrt(sigma_s**2 - std**2) / sigma_t
-    return np.stack([eps, alpha_s - eps * alpha_t, np.zeros_like(r), std], axis=1)
+    return _rows(knots, eps, alpha_s - eps * alpha_t, d=std)
+
+
+def _extrapolation(knots):
+    """h / 2h' of eq. 4 and 5, 0 where a step is of first order."""
+    half = np.diff(np.asarray(knots, np.float64)) / 2
+    slope = np.zeros_like(half)
+    slope[1:] = half[1:] / (2 * half[:-1])
+    slope[np.isinf(half)] = 0
+    return slope
 
 
 def dpmpp_2m(knots):
-    """Coefficients [n, 4] of eq. 4."""
+    """Rows of eq. 4."""
     _, sigma_t, alpha_s, sigma_s, r = _steps(knots)
-    half = np.diff(np.asarray(knots, np.float64)) / 2
-    slope = np.zeros_like(half)  # h / 2h'
-    slope[1:] = half[1:] / (2 * half[:-1])
-    slope[np.isinf(half)] = 0
-    gain = alpha_s * (1 - np.sqrt(r))
-    return np.stack([sigma_s / sigma_t, gain * (1 + slope), -gain * slope, np.zeros_like(r)], axis=1)
+    slope, gain = _extrapolation(knots), alpha_s * (1 - np.sqrt(r))
+    return _rows(knots, sigma_s / sigma_t, gain * (1 + slope), -gain * slope)
 
 
-SAMPLERS = {"ancestral": ancestral, "ddim": ddim, "dpmpp_2m": dpmpp_2m}
+def dpmpp_2m_sde(knots):
+    """Rows of eq. 5."""
+    _, sigma_t, alpha_s, sigma_s, r = _steps(knots)
+    slope, gain = _extrapolation(knots), alpha_s * (1 - r)
+    return _rows(knots, sigma_s / sigma_t * np.sqrt(r), gain * (1 + slope), -gain * slope, sigma_s * np.sqrt(1 - r))
+
+
+def heun(knots, churn=0.0, churn_range=(0.05, 50.0), churn_noise=1.003):
+    """Rows of eq. 6: 2n - 1 of n steps to the clean image, 2n to another level.
+
+    churn >= 0 is S_churn, 0 deterministic; churn_range (S_tmin, S_tmax) in sigma / alpha; churn_noise S_noise, the fresh
+    noise's deviation.
+    """
+    if not churn >= 0:
+        raise ValueError(f"`churn` (={churn}) must be at least 0")
+    knots = np.asarray(knots, np.float64)
+    _steps(knots)
+    level = np.exp(-knots / 2)
+    gain = np.where((churn_range[0] <= level) & (level <= churn_range[1]), min(churn / (len(knots) - 1), 2**0.5 - 1), 0)
+    gain[[0, -1]] = 0
+    up = knots - 2 * np.log1p(gain)  # where each step begins
+    logsnr, rows = [], []
+    for t, s, next_t in zip(up[:-1], knots[1:], up[1:]):
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = _alpha_sigma(t), _alpha_sigma(s)
+        a = sigma_s / sigma_t
+        logsnr.append(t)
+        rows.append((a, alpha_s - a * alpha_t, 0, 0, 0))
+        if np.isfinite(s):
+            q = np.exp((t - s) / 2)
+            scale = _alpha_sigma(next_t)[0] / alpha_s
+            b = scale * alpha_s * (1 - q) / (2 * q)
+            d = churn_noise * scale * alpha_s * np.sqrt(np.exp(-next_t) - np.exp(-s))
+            logsnr.append(s)
+            rows.append((scale, b, -b, d, 0))
+    return np.array(logsnr), np.array(rows, np.float64)
+
+
+SAMPLERS = {"ancestral": ancestral, "ddim": ddim, "dpmpp_2m": dpmpp_2m, "dpmpp_2m_sde": dpmpp_2m_sde, "heun": heun}
+
+
+def intervals(sampler, evaluations):
+    """How many steps a sampler takes with so many evaluations of the denoiser: of Heun's, every step but the clean one
+    costs two (an even number of evaluations leaves one over)."""
+    return (evaluations + 1) // 2 if sampler == "heun" else evaluations
 
 
 def plan(sampler, knots, **options):
-    """The Plan of a sampler (one of SAMPLERS) over these knots; `options` are its own: `variance`, or `eta`."""
+    """The Plan of a sampler (one of SAMPLERS) over these knots; `options` are its own: `variance`, `eta`, `churn`, …"""
     if sampler not in SAMPLERS:
         raise ValueError(f"`sampler` (={sampler!r}) must be one of {', '.join(SAMPLERS)}")
-    coefficients = SAMPLERS[sampler](knots, **options)
-    steps = len(coefficients)
+    levels, coefficients = SAMPLERS[sampler](knots, **options)
+    steps = len(levels)
     if steps > CAPACITY:
         raise ValueError(f"`steps` (={steps}) must be at most {CAPACITY}")
-    table, logsnr = np.zeros((CAPACITY, 4), np.float32), np.zeros(CAPACITY, np.float32)
-    table[:steps], logsnr[:steps] = coefficients, knots[:-1]
+    table, logsnr = np.zeros((CAPACITY, 5), np.float32), np.zeros(CAPACITY, np.float32)
+    table[:steps], logsnr[:steps] = coefficients, levels
     return Plan(logsnr, table, np.int32(steps))
 
 
 def step(plan, denoise, noise, i, state):
     """One step of eq. 1 on the state (x, x0 of the step before). `noise(i)` gives z; it is not called where d = 0."""
     x, previous = state
-    a, b, c, d = jnp.asarray(plan.coefficients)[i]
+    a, b, c, d, e = jnp.asarray(plan.coefficients)[i]
     logsnr = jnp.full(x.shape[:1], jnp.asarray(plan.logsnr)[i])
-    x0 = denoise(x, logsnr).x0
+    x0, _, fraction = denoise(x, logsnr)
     mean = a * x + b * x0 + c * previous
-    return jax.lax.cond(d > 0, lambda: mean + d * noise(i), lambda: mean), x0
+    std = d if fraction is None else d * jnp.exp(e * fraction)
+    return jax.lax.cond(d > 0, lambda: mean + std * noise(i), lambda: mean), x0
 
 
 def sample(plan, denoise, noise, x):

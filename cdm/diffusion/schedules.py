@@ -9,6 +9,13 @@ t = 1 is the noisiest level. A schedule is a frozen value with two methods, each
     logsnr(t)          cosine (Nichol and Dhariwal 2021, eq. 17, in the logSNR form of Ho and Salimans 2022, sec. 3):
                        logsnr(t) = -2 log tan(a + b t)                                            (2)
                        discrete: the float64 table of logsnr from cumprod(1 - beta)               (3)
+                       flow: 2 ln((1 - t) / t), the straight path x_t = (1 - t) x_0 + t eps of flow matching (Lipman et
+                       al. 2023), whose x_t is that of (1) times sqrt((1 - t)^2 + t^2)            (4)
+                       edm: ln(sigma / alpha) at the quantile t of N(mean, deviation^2) (Karras et al. 2022, table 1):
+                       what is drawn uniformly in t is drawn so                                   (5)
+    A shift of 2 ln(reference / size) makes an image of `size` pixels a side as noisy as one of `reference` (Hoogeboom
+    et al. 2023, eq. 4); inputs scaled by b and brought back to unit variance (Chen 2023) are a shift of 2 ln b.
+
     time(logsnr)
 
 Both take NumPy values (and then answer in float64) or JAX values (float32, traceable).
@@ -22,6 +29,7 @@ import numbers
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 
 def _namespace(x):
@@ -33,13 +41,14 @@ def _namespace(x):
 
 @dataclasses.dataclass(frozen=True)
 class Cosine:
-    """The cosine schedule between two logSNR bounds, eq. 2.
+    """The cosine schedule, eq. 2, plus `shift`, between two logSNR bounds.
 
     The offset 0.008 of the discrete form is logsnr_max = -2 log tan(0.008 / 1.008 * pi / 2) = 8.77.
     """
 
     logsnr_min: float = -20.0
     logsnr_max: float = 20.0
+    shift: float = 0.0
 
     def __post_init__(self):
         if not self.logsnr_min < self.logsnr_max:
@@ -48,7 +57,8 @@ class Cosine:
     @property
     def _angles(self):
         """The angles of t = 0 from the clean end and of t = 1 from the noisy end, and the span between them."""
-        clean, noisy = math.atan(math.exp(-self.logsnr_max / 2)), math.atan(math.exp(self.logsnr_min / 2))
+        clean = math.atan(math.exp((self.shift - self.logsnr_max) / 2))
+        noisy = math.atan(math.exp((self.logsnr_min - self.shift) / 2))
         return clean, noisy, math.pi / 2 - clean - noisy
 
     def logsnr(self, t):
@@ -58,14 +68,81 @@ class Cosine:
         near_clean = -2 * xp.log(xp.tan(clean + span * xp.minimum(t, 0.5)))
         near_noise = 2 * xp.log(xp.tan(noisy + span * (1 - xp.maximum(t, 0.5))))
         # Rounding must not carry an end past its bound: levels are checked against the bounds.
-        return xp.clip(xp.where(t < 0.5, near_clean, near_noise), self.logsnr_min, self.logsnr_max)
+        return xp.clip(xp.where(t < 0.5, near_clean, near_noise) + self.shift, self.logsnr_min, self.logsnr_max)
 
     def time(self, logsnr):
         xp, logsnr = _namespace(logsnr)
+        logsnr = logsnr - self.shift
         clean, noisy, span = self._angles
         near_clean = (xp.arctan(xp.exp(-xp.maximum(logsnr, 0) / 2)) - clean) / span
         near_noise = 1 - (xp.arctan(xp.exp(xp.minimum(logsnr, 0) / 2)) - noisy) / span
         return xp.where(logsnr > 0, near_clean, near_noise)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flow:
+    """Eq. 4 between two logSNR bounds: its own time runs between those of the bounds."""
+
+    logsnr_min: float = -20.0
+    logsnr_max: float = 20.0
+
+    __post_init__ = Cosine.__post_init__
+
+    @property
+    def _ends(self):
+        """Its own time at t = 0, what is left of it after t = 1, and the span between them."""
+        clean, noisy = 1 / (1 + math.exp(self.logsnr_max / 2)), 1 / (1 + math.exp(-self.logsnr_min / 2))
+        return clean, noisy, 1 - clean - noisy
+
+    def logsnr(self, t):
+        xp, t = _namespace(t)
+        clean, noisy, span = self._ends
+        levels = 2 * (xp.log(noisy + span * (1 - t)) - xp.log(clean + span * t))
+        return xp.clip(levels, self.logsnr_min, self.logsnr_max)
+
+    def time(self, logsnr):
+        xp, logsnr = _namespace(logsnr)
+        clean, noisy, span = self._ends
+        # Each half from its own end, so that neither loses its digits.
+        near_clean = (1 / (1 + xp.exp(xp.maximum(logsnr, 0) / 2)) - clean) / span
+        near_noise = 1 - (1 / (1 + xp.exp(-xp.minimum(logsnr, 0) / 2)) - noisy) / span
+        return xp.where(logsnr > 0, near_clean, near_noise)
+
+
+@dataclasses.dataclass(frozen=True)
+class Edm:
+    """Eq. 5 between two logSNR bounds. Its levels are for training; sampling takes the grid `rho`."""
+
+    logsnr_min: float = -20.0
+    logsnr_max: float = 20.0
+    mean: float = -1.2
+    deviation: float = 1.2
+
+    def __post_init__(self):
+        Cosine.__post_init__(self)
+        if not self.deviation > 0:
+            raise ValueError(f"`deviation` (={self.deviation}) must be positive")
+
+    def _quantile(self, xp, logsnr):
+        ndtr = jax.scipy.special.ndtr if xp is jnp else scipy.special.ndtr
+        return ndtr((-logsnr / 2 - self.mean) / self.deviation)
+
+    @property
+    def _ends(self):
+        """The quantiles of t = 0 and 1."""
+        return self._quantile(np, self.logsnr_max), self._quantile(np, self.logsnr_min)
+
+    def logsnr(self, t):
+        xp, t = _namespace(t)
+        clean, noisy = self._ends
+        ndtri = jax.scipy.special.ndtri if xp is jnp else scipy.special.ndtri
+        levels = -2 * (self.mean + self.deviation * ndtri(clean + (noisy - clean) * t))
+        return xp.clip(levels, self.logsnr_min, self.logsnr_max)
+
+    def time(self, logsnr):
+        xp, logsnr = _namespace(logsnr)
+        clean, noisy = self._ends
+        return (self._quantile(xp, logsnr) - clean) / (noisy - clean)
 
 
 class Discrete:
@@ -137,7 +214,7 @@ class DiscreteCosine(Discrete):
         return np.minimum(1 - abar(k + 1) / abar(k), 0.999)
 
 
-SCHEDULES = {"cosine": Cosine, "linear_beta": LinearBeta, "discrete_cosine": DiscreteCosine}
+SCHEDULES = {"cosine": Cosine, "flow": Flow, "edm": Edm, "linear_beta": LinearBeta, "discrete_cosine": DiscreteCosine}
 
 
 def make(name, **parameters):
@@ -151,32 +228,6 @@ def make(name, **parameters):
     return SCHEDULES[name](**parameters)
 
 
-def uniform_grid(schedule, steps, stop_logsnr=None, std=1.0):
-    """Knots of a sampling run, uniform in t: [n + 1] float64 logSNR, rising; knot i is where step i starts.
-
-    For images of deviation `std` the levels in between are those of the standardised process (eq. 4 of process), the
-    schedule's less 2 ln std: small differences are drawn where there is little noise left.
-
-    The last knot is +inf, the clean image. With `stop_logsnr` the grid keeps its spacing but ends in exactly that
-    level (matched in logSNR, so the schedule of whoever asked does not matter), in at most `steps` steps.
-    """
-    if steps < 1:
-        raise ValueError(f"`steps` (={steps}) must be at least 1")
-    shift = -2 * math.log(std)
-
-    def levels(t):
-        knots = np.minimum(schedule.logsnr(t) + shift, schedule.logsnr_max)
-        knots[0] = schedule.logsnr_min  # from pure noise, whatever the images
-        return knots
-
-    if stop_logsnr is None:
-        knots = levels(1 - np.arange(steps) / steps)
-        if np.any(np.diff(knots) <= 0):
-            raise ValueError(f"`steps` (={steps}) must be fewer: the schedule has {len(schedule.table)} levels")
-        return np.append(knots, np.inf)
-    if not schedule.logsnr_min < stop_logsnr <= schedule.logsnr_max:
-        raise ValueError(f"`stop_logsnr` (={stop_logsnr:.3f}) must lie in the range of the schedule that stops there, "
-                         f"({schedule.logsnr_min:.3f}, {schedule.logsnr_max:.3f}]")
-    stop = float(schedule.time(np.clip(stop_logsnr - shift, schedule.logsnr_min, schedule.logsnr_max)))
-    steps = max(1, math.ceil(steps * (1 - stop) - 1e-9))
-    return np.append(levels(1 - (1 - stop) * np.arange(steps) / steps), stop_logsnr)
+def rate(schedule, t):
+    """-dlogSNR/dt at t [B]: how much of the noise levels a unit of time passes, in float32; traceable."""
+    return -jax.jvp(schedule.logsnr, (t,), (jnp.ones_like(t),))[1]
