@@ -165,7 +165,7 @@ class Stage:
         """The network's Prediction of x_t [B, H, W, 3] as it stands, without guidance or clipping; see `denoiser`."""
         y_t, logsnr_y, mean, std = self.standardise(x_t, logsnr, lowres, aug_logsnr)
         output = self.network.apply(params, y_t, logsnr_y, labels, lowres, aug_logsnr)
-        y0, eps = process.prediction(self.config.diffusion.target, output, y_t, logsnr_y)
+        y0, eps, _ = process.prediction(self.config.diffusion.target, output, y_t, logsnr_y)
         if self.regression:  # the noise of an x_t that it was not shown
             return process.prediction("x0", mean + std * y0, x_t, logsnr)
         return process.Prediction(mean + std * y0, eps)

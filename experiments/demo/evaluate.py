@@ -54,7 +54,7 @@ def wiener_table(stage):
     x0 = np.repeat(to_float(images), DRAWS, axis=0)
     labels = np.repeat(labels, DRAWS)
     rng = np.random.default_rng(0)
-    network = jax.jit(lambda x, logsnr, y: process.target("v", *stage.predict(stage.params, x, logsnr, y), logsnr))
+    network = jax.jit(lambda x, logsnr, y: process.target("v", *stage.predict(stage.params, x, logsnr, y)[:2], logsnr))
     rows = []
     for b in range(BINS):
         t = (b + rng.random(len(x0))) / BINS
