@@ -14,6 +14,9 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from ml_collections.config_flags import config_flags
 
 
+WEIGHTS = ("uniform", "min_snr", "truncated_snr", "edm", "sigmoid")
+
+
 def base_stage(name, size):
     """Defaults of a base stage: class-conditional generation at `size` pixels."""
     config = ConfigDict()
@@ -43,7 +46,12 @@ def base_stage(name, size):
 
     config.diffusion = ConfigDict()
     config.diffusion.loss = "diffusion"  # or "regression": x0 from the low-res image alone, SR3's own baseline
-    config.diffusion.target = "v"  # eps, x0 or v, of the standardised image
+    config.diffusion.target = "v"  # eps, x0 or v, of the standardised image; v with data_std is EDM's preconditioning
+    config.diffusion.norm = 2  # of the error: squared, or 1, absolute (SR3)
+    config.diffusion.weight = "uniform"  # by noise level: uniform, min_snr, truncated_snr, edm or sigmoid
+    config.diffusion.weight_bias = -3.0  # b of the sigmoid
+    config.diffusion.levels = "continuous"  # in training; of a discrete schedule also its "table", or SR3's "interval"
+    config.diffusion.variance = "fixed"  # of ancestral steps, or "learned" by the hybrid loss (levels: table)
     config.diffusion.data_std = 1.0  # of the images, or of what `residual` leaves of them; 1 standardises nothing
     # A schedule's parameters are what its class takes: they are checked when it is made.
     config.diffusion.schedule = ConfigDict({"name": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0})
@@ -182,6 +190,16 @@ def validate(config):
     _need(config.diffusion.target in ("eps", "x0", "v"), "diffusion.target", config.diffusion.target, "be eps, x0 or v")
     _need(config.diffusion.loss in ("diffusion", "regression"), "diffusion.loss", config.diffusion.loss,
           "be diffusion or regression")
+    diffusion, discrete = config.diffusion, config.diffusion.schedule["name"] in ("linear_beta", "discrete_cosine")
+    _need(diffusion.norm in (1, 2), "diffusion.norm", diffusion.norm, "be 1 or 2")
+    _need(diffusion.weight in WEIGHTS, "diffusion.weight", diffusion.weight, f"be one of {', '.join(WEIGHTS)}")
+    _need(diffusion.levels in ("continuous", "table", "interval"), "diffusion.levels", diffusion.levels,
+          "be continuous, table or interval")
+    _need(discrete or diffusion.levels == "continuous", "diffusion.levels", diffusion.levels,
+          f"be continuous with the schedule {diffusion.schedule['name']}, which has no table")
+    _need(diffusion.variance in ("fixed", "learned"), "diffusion.variance", diffusion.variance, "be fixed or learned")
+    _need(diffusion.variance == "fixed" or (diffusion.levels == "table" and diffusion.loss == "diffusion"),
+          "diffusion.variance", diffusion.variance, "be fixed unless `diffusion.levels` is table")
     _need(config.diffusion.data_std > 0, "diffusion.data_std", config.diffusion.data_std, "be positive")
     _need(isinstance(train.init_from, str), "train.init_from", train.init_from, "be the path of a stage folder")
     _need(train.learning_rate > 0, "train.learning_rate", train.learning_rate, "be positive")

@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save_file
 from cdm import config as configs
 from cdm import nn
 from cdm.diffusion import guidance as guide
-from cdm.diffusion import grids, process, samplers, schedules
+from cdm.diffusion import grids, process, samplers, schedules, vlb, weights
 from cdm.images import augment
 from cdm.images.files import new_folder, reading, write_json
 from cdm.images.resize import resize, to_float
@@ -58,9 +58,11 @@ class Stage:
         self.name, self.size = config.name, config.size
         self.lowres_size = config.lowres_size if "augment" in config else None
         self.regression = config.diffusion.loss == "regression"
+        self.learned_variance = config.diffusion.variance == "learned"
         self.schedule = schedules.make(**config.diffusion.schedule)
         self.augment_schedule = schedules.make(**config.augment.schedule) if self.lowres_size else None
-        self.network = nn.build(config.model, self.size, self.lowres_size, len(self.classes), self.dtype)
+        self.network = nn.build(config.model, self.size, self.lowres_size, len(self.classes), self.dtype,
+                                6 if self.learned_variance else 3)
 
     @property
     def null_label(self):
@@ -91,7 +93,8 @@ class Stage:
         return unflatten(new)
 
     def loss(self, params, image, label, index, seed):
-        """Training loss of a batch: (mean, (sums [BINS], counts [BINS]) of the loss by bin of t).
+        """Training loss of a batch: (mean, sums), sums a dict of "bin_sums" and "bin_counts" [BINS], of the simple loss by
+        bin of t, and, where the variance is learned, "bits", an estimate of the bound in bits a dimension.
 
         image: [B, H, W, 3] uint8; label: [B]; index: [B] uint32, the examples' places in the order of training.
         Example n draws from fold(seed, n), whatever batch it comes in; its t is the n-th term of a golden-ratio
@@ -103,7 +106,7 @@ class Stage:
         crop_keys, level_keys, noise_keys, blur_keys, eps_keys, drop_keys = (keys[:, i] for i in range(6))
 
         t = (index * np.uint32(2654435769)).astype(jnp.float32) * 2.0**-32  # 2^32 / golden ratio
-        logsnr = self.schedule.logsnr(t)
+        logsnr, entry = self.level(t, eps_keys)
         (x0, lowres), aug_logsnr = self.pair(image, crop_keys), None
         if self.lowres_size:
             a = config.augment
@@ -115,15 +118,54 @@ class Stage:
         eps = augment.normal(eps_keys, x0.shape[1:])
         # One dropout mask a batch: the network draws for all its examples at once.
         dropout = jax.random.fold_in(jax.random.fold_in(root, index[0]), 6) if config.model.dropout else None
-        loss = self.regress(params, x0, logsnr, eps, label, lowres, aug_logsnr, dropout)
+        x_t, d = process.q_sample(x0, logsnr, eps), config.diffusion
+        seen = self.standardise(x_t, logsnr, lowres, aug_logsnr)
+        output = self.network.apply(params, *seen[:2], label, lowres, aug_logsnr, dropout)
+        simple = self._simple_loss(output, x0, eps, *seen)
         bins = jnp.minimum((t * BINS).astype(jnp.int32), BINS - 1)
-        return jnp.mean(loss), (jnp.zeros(BINS).at[bins].add(loss), jnp.zeros(BINS).at[bins].add(1.0))
+        sums = {"bin_sums": jnp.zeros(BINS).at[bins].add(simple), "bin_counts": jnp.zeros(BINS).at[bins].add(1.0)}
+        rate = schedules.rate(self.schedule, t) if d.weight == "sigmoid" else 1.0
+        loss = jnp.mean(simple * weights.weight(d.weight, d.target, seen[1], rate, bias=d.weight_bias))
+        if self.learned_variance:  # eq. 5 of vlb
+            table = self.schedule.table
+            prediction = self._prediction(output, x_t, logsnr, *seen)
+            bound = vlb.term(table, entry, x0, x_t, prediction._replace(x0=jax.lax.stop_gradient(prediction.x0)))
+            bound = len(table) * jnp.mean(bound)
+            loss, sums["bits"] = loss + vlb.HYBRID * bound, bound + jnp.mean(vlb.prior(table, x0))
+        return loss, sums
 
-    def regress(self, params, x0, logsnr, eps, label, lowres=None, aug_logsnr=None, dropout_key=None):
-        """The loss [B] of what the network makes of x0 [B, H, W, 3] under the noise eps."""
-        y_t, logsnr_y, mean, std = self.standardise(process.q_sample(x0, logsnr, eps), logsnr, lowres, aug_logsnr)
-        output = self.network.apply(params, y_t, logsnr_y, label, lowres, aug_logsnr, dropout_key)
-        return process.mse(self.config.diffusion.target, output, (x0 - mean) / std, eps, logsnr_y)
+    def level(self, t, keys):
+        """(logSNR [B], the table's entry [B] or None) of t [B] in [0, 1), by `diffusion.levels`: that of t itself; that of
+        the table's entry at t; or SR3's, alpha^2 drawn uniformly between that entry and the cleaner one next to it
+        (Saharia et al. 2021, sec. 2.4), by a fold of the examples' keys."""
+        kind = self.config.diffusion.levels
+        if kind == "continuous":
+            return self.schedule.logsnr(t), None
+        table = self.schedule.table
+        entry = jnp.minimum((t * len(table)).astype(jnp.int32), len(table) - 1)
+        if kind == "table":
+            return jnp.asarray(table, jnp.float32)[entry], entry
+        edges = jnp.asarray(np.append(0, 1 / (1 + np.exp(table))), jnp.float32)  # sigma^2, which keeps its digits
+        share = 1 - jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1)))(keys)  # in (0, 1]
+        variance = edges[entry] + share * (edges[entry + 1] - edges[entry])
+        return jnp.log1p(-variance) - jnp.log(variance), None
+
+    def regress(self, params, x0, logsnr, eps, label, lowres=None, aug_logsnr=None):
+        """The simple loss [B] of what the network makes of x0 [B, H, W, 3] under the noise eps, without weights."""
+        seen = self.standardise(process.q_sample(x0, logsnr, eps), logsnr, lowres, aug_logsnr)
+        return self._simple_loss(self.network.apply(params, *seen[:2], label, lowres, aug_logsnr), x0, eps, *seen)
+
+    def _simple_loss(self, output, x0, eps, y_t, logsnr_y, mean, std):
+        d = self.config.diffusion
+        return process.simple_loss(d.target, output[..., :3], (x0 - mean) / std, eps, logsnr_y, d.norm)
+
+    def _prediction(self, output, x_t, logsnr, y_t, logsnr_y, mean, std):
+        """What the network's output for the standardised y_t says of x_t."""
+        fraction = (output[..., 3:] + 1) / 2 if self.learned_variance else None
+        y0, eps, _ = process.prediction(self.config.diffusion.target, output[..., :3], y_t, logsnr_y)
+        if self.regression:  # the noise of an x_t that it was not shown
+            return process.prediction("x0", mean + std * y0, x_t, logsnr)
+        return process.Prediction(mean + std * y0, eps, fraction)
 
     def standardise(self, x_t, logsnr, lowres=None, aug_logsnr=None):
         """(y_t, logsnr_y, mean, std): what the network sees of x_t [B, H, W, 3], a regression nothing, and what tells
@@ -163,12 +205,9 @@ class Stage:
 
     def predict(self, params, x_t, logsnr, labels, lowres=None, aug_logsnr=None):
         """The network's Prediction of x_t [B, H, W, 3] as it stands, without guidance or clipping; see `denoiser`."""
-        y_t, logsnr_y, mean, std = self.standardise(x_t, logsnr, lowres, aug_logsnr)
-        output = self.network.apply(params, y_t, logsnr_y, labels, lowres, aug_logsnr)
-        y0, eps, _ = process.prediction(self.config.diffusion.target, output, y_t, logsnr_y)
-        if self.regression:  # the noise of an x_t that it was not shown
-            return process.prediction("x0", mean + std * y0, x_t, logsnr)
-        return process.Prediction(mean + std * y0, eps)
+        seen = self.standardise(x_t, logsnr, lowres, aug_logsnr)
+        output = self.network.apply(params, *seen[:2], labels, lowres, aug_logsnr)
+        return self._prediction(output, x_t, logsnr, *seen)
 
     def denoiser(self, params, labels, lowres=None, aug_logsnr=None, guidance=None):
         """denoise(x_t, logsnr) -> Prediction, x0 clipped to [-1, 1].

@@ -76,7 +76,7 @@ def test_posterior_is_the_gaussian_conditioned_on_x_t(t, s):
 def test_x0_mse_is_the_mean_squared_error_of_x0(target):
     x0, eps, output = images(1), images(2), images(3)
     logsnr = jnp.linspace(-4, 4, len(LEVELS))
-    loss = process.mse(target, output, x0, eps, logsnr)
+    loss = process.simple_loss(target, output, x0, eps, logsnr)
     guess = process.prediction(target, output, process.q_sample(x0, logsnr, eps), logsnr).x0
     wanted = jnp.mean((guess - x0) ** 2, axis=(1, 2, 3))
     np.testing.assert_allclose(process.x0_mse(target, loss, logsnr), wanted, rtol=1e-4)
@@ -94,7 +94,7 @@ def test_the_loss_is_per_example_and_zero_for_the_right_answer(target):
     x0, eps, logsnr = images(1, 3), images(2, 3), jnp.asarray([-1.0, 0.0, 1.0])
     right = process.target(target, x0, eps, logsnr)
     off = right.at[1].add(2.0)
-    np.testing.assert_allclose(process.mse(target, off, x0, eps, logsnr), [0, 4, 0], rtol=1e-6)
+    np.testing.assert_allclose(process.simple_loss(target, off, x0, eps, logsnr), [0, 4, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("call", [process.target, process.prediction])

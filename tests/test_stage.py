@@ -46,9 +46,9 @@ def loss(base_stage):
 
 
 def test_the_bins_of_the_loss_sum_to_the_batch(loss):
-    mean, (sums, counts) = loss(*batch(8, 8), 0)
-    assert len(sums) == len(counts) == BINS and counts.sum() == 8
-    np.testing.assert_allclose(sums.sum() / 8, mean, rtol=1e-5)
+    mean, sums = loss(*batch(8, 8), 0)
+    assert len(sums["bin_sums"]) == len(sums["bin_counts"]) == BINS and sums["bin_counts"].sum() == 8
+    np.testing.assert_allclose(sums["bin_sums"].sum() / 8, mean, rtol=1e-5)
 
 
 def test_an_example_draws_by_its_place_in_training_not_in_the_batch(loss):

@@ -25,7 +25,7 @@ def test_a_weight_is_the_same_loss_for_every_target(kind):
     for target in process.TARGETS:
         answer = process.target(target, guess, (x_t - process.alpha_sigma(logsnr, x_t)[0] * guess)
                                 / process.alpha_sigma(logsnr, x_t)[1], logsnr)
-        found.append(weights.weight(kind, target, logsnr) * process.mse(target, answer, x0, eps, logsnr))
+        found.append(weights.weight(kind, target, logsnr) * process.simple_loss(target, answer, x0, eps, logsnr))
     if kind == "uniform":
         np.testing.assert_allclose(weights.weight(kind, "v", logsnr), 1)
         assert not np.allclose(found[0], found[1])

@@ -87,12 +87,12 @@ def prediction(kind, output, x_t, logsnr):
     raise ValueError(f"`target` (={kind!r}) must be one of {', '.join(TARGETS)}")
 
 
-def mse(kind, output, x0, eps, logsnr):
-    """The simple loss in the space of the target, per example [B]: mean over pixels of |output - target|^2."""
-    error = output.astype(jnp.float32) - target(kind, x0, eps, logsnr)
-    return jnp.mean(error**2, axis=tuple(range(1, error.ndim)))
+def simple_loss(kind, output, x0, eps, logsnr, norm=2):
+    """The simple loss in the space of the target, per example [B]: mean over pixels of |output - target|^norm, 1 or 2."""
+    error = jnp.abs(output.astype(jnp.float32) - target(kind, x0, eps, logsnr))
+    return jnp.mean(error**norm, axis=tuple(range(1, error.ndim)))
 
 
 def x0_mse(kind, loss, logsnr):
-    """That loss converted to the mean squared error of x0: eps-MSE = SNR x0-MSE, v-MSE = (SNR + 1) x0-MSE."""
+    """That loss of norm 2 converted to the mean squared error of x0: eps-MSE = SNR x0-MSE, v-MSE = (SNR + 1) x0-MSE."""
     return loss * {"eps": jnp.exp(-logsnr), "x0": jnp.ones_like(logsnr), "v": jax.nn.sigmoid(-logsnr)}[kind]

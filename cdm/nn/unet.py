@@ -121,15 +121,16 @@ class Network(NamedTuple):
 
     init(key) -> params, a nested dict of float32 arrays.
     apply(params, x [B, H, W, C], logsnr [B], labels [B], lowres [B, h, w, C] or None, aug_logsnr [B] or None,
-          dropout_key=None) -> [B, H, W, C] float32; a dropout key means training.
+          dropout_key=None) -> [B, H, W, output channels] float32; a dropout key means training.
     """
 
     init: Callable
     apply: Callable
 
 
-def build(model, size, lowres_size, num_classes, dtype="float32"):
-    """The Network of a `model` config for images of `size`, fed with `lowres_size` (None for a base network).
+def build(model, size, lowres_size, num_classes, dtype="float32", output_channels=3):
+    """The Network of a `model` config for images of `size`, fed with `lowres_size` (None for a base network), that answers
+    with `output_channels`.
 
     Labels run from 0 to num_classes, the last meaning "no class"; num_classes = 0 makes an unconditional network.
     `model.attention` names resolutions of the full image: a crop is attended to at the same depth.
@@ -141,7 +142,7 @@ def build(model, size, lowres_size, num_classes, dtype="float32"):
         remat_levels=tuple(level for level, side in enumerate(levels) if side in model.remat),
         heads=model.heads, dropout=model.dropout, embedding=model.embedding, resample=model.resample,
         rescale=model.skip_rescale, num_classes=num_classes, super_resolution=lowres_size is not None,
-        output_channels=3, dtype=jnp.dtype(dtype))
+        output_channels=output_channels, dtype=jnp.dtype(dtype))
 
     def init(key):
         side = 2 ** (len(model.multipliers) - 1)  # parameters do not depend on the image's size

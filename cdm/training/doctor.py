@@ -131,7 +131,7 @@ def _wiener(stage, pictures, training):
         filtered = np.fft.ifft2(gain * np.fft.fft2(y_t - alpha * mean, axes=(1, 2)), axes=(1, 2)).real + mean
         kind = stage.config.diffusion.target
         answer = process.target(kind, filtered, (y_t - alpha * filtered) / sigma, logsnr_y)
-        out.append(float(np.mean(process.mse(kind, answer, y0, pictures.eps, logsnr_y))))
+        out.append(float(np.mean(process.simple_loss(kind, answer, y0, pictures.eps, logsnr_y))))
     return np.array(out)
 
 

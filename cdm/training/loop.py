@@ -142,10 +142,11 @@ def _compile(stage, partition, state):
 def _row(config, state, metrics, images):
     """What a row of the log says of the training itself: the same numbers however often the run was stopped."""
     totals = jax.device_get(state.totals)
+    bits = {"bits_per_dim": float(totals["bits"] / totals["batches"])} if "bits" in totals and totals["batches"] else {}
     return {
         "images": images, "loss": float(totals["loss"] / totals["batches"]) if totals["batches"] else float("nan"),
         "loss_by_bin": [float(s / c) if c else None for s, c in zip(totals["bin_sums"], totals["bin_counts"])],
-        "gradient_norm": float(metrics["gradient_norm"]), "skipped": int(state.skipped),
+        **bits, "gradient_norm": float(metrics["gradient_norm"]), "skipped": int(state.skipped),
         "learning_rate": float(states.learning_rate(config, images - config.train.batch_size))}
 
 

@@ -51,22 +51,26 @@ def learning_rate(config, images):
 def create(stage, params=None):
     """The state before the first image, of fresh parameters or of those given."""
     params = stage.init(stage.config.train.seed) if params is None else params
-    bins = {"bin_sums": jnp.zeros(BINS), "bin_counts": jnp.zeros(BINS)}
+    sums = {"bin_sums": jnp.zeros(BINS), "bin_counts": jnp.zeros(BINS)}
+    if stage.learned_variance:
+        sums["bits"] = jnp.zeros([])
     return TrainState(
         params, jax.tree.map(jnp.copy, params),
         {str(sigma): jax.tree.map(jnp.copy, params) for sigma in stage.config.train.ema_sigmas},
         optimizer(stage.config).init(params), *(jnp.zeros([], jnp.uint32) for _ in range(3)),
-        {"loss": jnp.zeros([]), "batches": jnp.zeros([]), **bins})
+        {"loss": jnp.zeros([]), "batches": jnp.zeros([]), **sums})
 
 
 def gradient(stage, params, batch):
-    """(loss, bins, gradient) of a batch, computed in `train.accumulate` parts: equal but for rounding and dropout."""
+    """(loss, sums, gradient) of a batch, computed in `train.accumulate` parts: equal but for rounding and dropout."""
     parts = stage.config.train.accumulate
 
     def once(batch):
         objective = functools.partial(stage.loss, seed=stage.config.train.seed, **batch)
-        (loss, bins), gradient = jax.value_and_grad(objective, has_aux=True)(params)
-        return (loss / parts, bins, jax.tree.map(lambda g: g / parts, gradient))
+        (loss, sums), gradient = jax.value_and_grad(objective, has_aux=True)(params)
+        if "bits" in sums:  # a mean, as the loss is
+            sums["bits"] /= parts
+        return (loss / parts, sums, jax.tree.map(lambda g: g / parts, gradient))
 
     if parts == 1:
         return once(batch)
@@ -86,7 +90,7 @@ def step(stage, partition, state, batch):
     config, place = stage.config, jax.lax.with_sharding_constraint
     batch = dict(batch)
     stop = jnp.any(batch.pop("stop"))
-    loss, (bin_sums, bin_counts), slope = gradient(stage, place(state.params, partition.everywhere), batch)
+    loss, sums, slope = gradient(stage, place(state.params, partition.everywhere), batch)
     slope = place(slope, partition.shardings(slope))
     norm = optax.tree.norm(slope)
     good = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -111,7 +115,7 @@ def step(stage, partition, state, batch):
     # Totals since the last multiple of log.every; they are in the state, so that a row does not tell of a resumption.
     every = np.uint32(config.log.every)
     begins = (state.images < size) | (state.images // every != (state.images - size) // every)
-    now = {"loss": loss, "batches": 1.0, "bin_sums": bin_sums, "bin_counts": bin_counts}
+    now = {"loss": loss, "batches": 1.0, **sums}
     totals = jax.tree.map(lambda old, new: jnp.where(begins, 0, old) + jnp.where(good, new, 0), state.totals, now)
     streak = jnp.where(good, 0, state.streak + 1).astype(jnp.uint32)
     state = TrainState(*fresh, images, state.skipped + ~good, streak, totals)
