@@ -21,11 +21,11 @@ from cdm.diffusion import samplers
 from cdm.images import augment
 from cdm.images.files import new_folder, reading, write_json
 from cdm.images.resize import to_float, to_uint8
-from cdm.stage import load_stage
+from cdm.settings import OPTIONS, SEQUENCES, plan, settings_of
+from cdm.stage import Stage, load_stage
 
 SCHEMA_VERSION = 1
 START, STEPS, AUGMENT = range(3)  # the folds of an image's key
-HAND_OVERS = ("non_truncated", "truncated")
 
 
 def image_keys(seed, stage_name, labels, counts):
@@ -38,61 +38,34 @@ def _fold(keys, data):
     return jax.vmap(lambda key: jax.random.fold_in(key, data))(keys)
 
 
-def _sample(stage, given_noisy, params, keys, labels, lowres, aug_level, guidance, plan):
-    """One stage from noise to the plan's last knot: [B, size, size, 3] float32; the traced body of every program."""
+class _Kind(NamedTuple):
+    """What makes another program of a stage: beside shapes, guided or not, and guided everywhere or not."""
+
+    given_noisy: bool
+    threshold: str
+    guide: Stage | None
+
+
+def _kind(settings, guide):
+    return _Kind(settings.hand_over == "truncated", settings.threshold, guide if settings.guidance else None)
+
+
+def _sample(stage, kind, params, keys, labels, lowres, aug_level, guidance, interval, plan):
+    """One stage from noise to the plan's last knot: [B, size, size, 3] float32; the traced body of every program.
+    `params` are (the stage's, its guide's or None)."""
     aug_logsnr = None
     if stage.lowres_size:
         level = jnp.full(labels.shape, aug_level, jnp.float32)
-        if given_noisy:
+        if kind.given_noisy:
             aug_logsnr = stage.augment_schedule.logsnr(level)
         else:
             lowres, aug_logsnr = augment.hand_over(lowres, level, stage.augment_schedule, _fold(keys, AUGMENT))
     shape = (stage.size, stage.size, 3)
     step_keys = _fold(keys, STEPS)
-    return samplers.sample(plan, stage.denoiser(params, labels, lowres, aug_logsnr, guidance),
-                           lambda i: augment.normal(_fold(step_keys, i), shape),
+    guide = kind.guide and (kind.guide, params[1])
+    denoise = stage.denoiser(params[0], labels, lowres, aug_logsnr, guidance, guide, interval, kind.threshold)
+    return samplers.sample(plan, denoise, lambda i: augment.normal(_fold(step_keys, i), shape),
                            augment.normal(_fold(keys, START), shape))
-
-
-class Settings(NamedTuple):
-    """How one stage samples: the evaluations, the guidance weight w (0 is off), the sampler, and for a
-    super-resolution stage the augmentation level and the hand-over of its input (one of HAND_OVERS)."""
-
-    steps: int
-    guidance: float
-    sampler: str
-    aug_level: float | None = None
-    hand_over: str | None = None
-
-
-def settings_of(stage, **changes):
-    """The Settings of a stage: its config's, with the changes that are not None; checked against the stage."""
-    sample = stage.config.sample
-    values = dict(steps=sample.steps, guidance=sample.guidance, sampler=sample.sampler)
-    if stage.lowres_size:
-        values |= dict(aug_level=sample.aug_level, hand_over="non_truncated")
-    changes = {name: value for name, value in changes.items() if value is not None}
-    for name in changes.keys() - values.keys():
-        raise ValueError(f"`{name}` (={changes[name]}) must be a setting of {stage.name}: {', '.join(values)}")
-    values |= changes
-    settings = Settings(**values)
-    if not (isinstance(settings.steps, (int, np.integer)) and 1 <= settings.steps <= samplers.CAPACITY):
-        raise ValueError(f"`steps` (={settings.steps}) must be an integer in 1..{samplers.CAPACITY}")
-    if not (settings.guidance >= 0 and np.isfinite(settings.guidance)):
-        raise ValueError(f"`guidance` (={settings.guidance}) must be at least 0")
-    if settings.guidance > 0 and not (stage.classes and stage.config.train.class_dropout > 0):
-        raise ValueError(f"`guidance` (={settings.guidance}) must be 0 for {stage.name}: it was trained without "
-                         "the null class")
-    if settings.sampler not in samplers.SAMPLERS:
-        raise ValueError(f"`sampler` (={settings.sampler}) must be one of {', '.join(samplers.SAMPLERS)}")
-    if stage.lowres_size:
-        limit = stage.config.augment.max_level
-        if not 0 <= settings.aug_level <= limit:
-            raise ValueError(f"`aug_level` (={settings.aug_level}) must lie in [0, {limit}], the levels that "
-                             f"{stage.name} is trained for")
-        if settings.hand_over not in HAND_OVERS:
-            raise ValueError(f"`hand_over` (={settings.hand_over}) must be one of {', '.join(HAND_OVERS)}")
-    return settings
 
 
 def _sharding():
@@ -106,15 +79,17 @@ def _arguments(stage, settings, seed, labels, counts, lowres, plan):
     split, everywhere = _sharding()
     keys = image_keys(seed, stage.name, jnp.asarray(labels, jnp.uint32), jnp.asarray(counts, jnp.uint32))
     put = functools.partial(jax.device_put, device=split)
-    rest = (np.float32(settings.aug_level or 0), np.float32(settings.guidance) if settings.guidance else None, plan)
+    guidance = np.float32(settings.guidance) if settings.guidance else None
+    interval = np.float32(settings.interval) if settings.guidance and settings.interval else None
+    rest = (np.float32(settings.aug_level or 0), guidance, interval, plan)
     return (put(keys), put(np.asarray(labels, np.int32)), None if lowres is None else put(lowres),
             *jax.device_put(rest, everywhere))
 
 
 @functools.lru_cache(maxsize=16)
-def _program(stage, given_noisy):
-    """The jitted program of a stage: one for all settings but for the shapes, guided or not, and the hand-over."""
-    return jax.jit(functools.partial(_sample, stage, given_noisy))
+def _program(stage, kind):
+    """The jitted program of a stage: one for all settings but for what a _Kind tells."""
+    return jax.jit(functools.partial(_sample, stage, kind))
 
 
 def _plan(stage, settings, following=None):
@@ -127,7 +102,7 @@ def _plan(stage, settings, following=None):
                 f"`aug_level` (={following[1].aug_level}) of {following[0].name} must be a level that {stage.name} "
                 f"passes: its logSNR {stop:.2f} is outside ({stage.schedule.logsnr_min:.2f}, "
                 f"{stage.schedule.logsnr_max:.2f}]")
-    return stage.plan(settings.steps, settings.sampler, stop)
+    return plan(stage, settings, stop)
 
 
 def count_labels(labels):
@@ -147,21 +122,30 @@ def sample_stage(stage, labels, seed=0, lowres=None, **changes):
     devices = len(jax.local_devices())
     index = np.arange(-(-len(labels) // devices) * devices) % len(labels)  # padded to divide
     lowres = None if lowres is None else np.asarray(lowres, np.float32)[index]
-    plan = _plan(stage, settings)
-    arguments = _arguments(stage, settings, seed, np.asarray(labels)[index], counts[index], lowres, plan)
-    return np.clip(_program(stage, settings.hand_over == "truncated")(stage.params, *arguments)[: len(labels)], -1, 1)
+    arguments = _arguments(stage, settings, seed, np.asarray(labels)[index], counts[index], lowres,
+                           _plan(stage, settings))
+    images = _program(stage, _kind(settings, None))((stage.params, None), *arguments)
+    return np.clip(images[: len(labels)], -1, 1)
 
 
 class Cascade:
     """Stages in a chain: a base stage, then super-resolution stages, each taking the size the one before gives.
 
-    `sampling` maps a stage's name to the settings that differ from its config's.
+    `sampling` maps a stage's name to the settings that differ from its config's. `guides` maps one to a weaker Stage of
+    the same task, smaller or less trained, which its guidance then leads away from (autoguidance), instead of from no
+    class.
     """
 
-    def __init__(self, stages, sampling=None):
-        self.stages, self.sampling = list(stages), dict(sampling or {})
+    def __init__(self, stages, sampling=None, guides=None):
+        self.stages, self.sampling, self.guides = list(stages), dict(sampling or {}), dict(guides or {})
         self._programs = {}  # compiled
-        self._on_devices = functools.cache(lambda i: jax.device_put(self.stages[i].params, _sharding()[1]))
+
+        @functools.cache
+        def on_devices(i):
+            guide = self.guides.get(self.stages[i].name)
+            return jax.device_put((self.stages[i].params, guide and guide.params), _sharding()[1])
+
+        self._on_devices = on_devices
         if not self.stages:
             raise ValueError("`stages` (=[]) must name at least one stage")
         if self.stages[0].lowres_size:
@@ -177,9 +161,14 @@ class Cascade:
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"`stages` (={', '.join(names)}) must have names of their own")
-        for name in self.sampling:
-            if name not in names:
-                raise ValueError(f"`sampling` (={name}) must name a stage of {', '.join(names)}")
+        for argument, given in (("sampling", self.sampling), ("guides", self.guides)):
+            for name in given:
+                if name not in names:
+                    raise ValueError(f"`{argument}` (={name}) must name a stage of {', '.join(names)}")
+        for name, guide in self.guides.items():
+            stage = self.stages[names.index(name)]
+            if (guide.size, guide.lowres_size, guide.classes) != (stage.size, stage.lowres_size, stage.classes):
+                raise ValueError(f"`guides` (={guide.name}) of {name} must have its sizes and classes")
         self.settings()
 
     @property
@@ -193,29 +182,37 @@ class Cascade:
             raise ValueError(f"`{argument}` (={name}) must be a stage of the cascade: {', '.join(names)}")
         return names.index(name)
 
-    def settings(self, steps=None, guidance=None, sampler=None, aug_level=None, hand_over=None):
-        """The Settings of every stage. Each argument is None, one value for all, or a sequence with one per stage
-        (`aug_level` and `hand_over`: one per super-resolution stage)."""
+    def settings(self, aug_level=None, hand_over=None, **changes):
+        """The Settings of every stage. Each argument, a setting, is None, one value for all, or a sequence with one per
+        stage (`aug_level` and `hand_over`: one per super-resolution stage)."""
 
         def spread(name, value, count):
-            values = list(value) if isinstance(value, (list, tuple)) else [value]
+            several = isinstance(value, (list, tuple)) and not (
+                name in SEQUENCES and all(isinstance(part, float | int) for part in value))
+            values = list(value) if several else [value]
             if len(values) not in (1, count):
                 given = ",".join(map(str, values))
                 raise ValueError(f"`{name}` (={given}) must have 1 or {count} values, one per stage")
             return values * count if len(values) == 1 else values
 
         count = len(self.stages)
-        every = {name: spread(name, value, count)
-                 for name, value in dict(steps=steps, guidance=guidance, sampler=sampler).items()}
+        every = {name: spread(name, value, count) for name, value in changes.items()}
         above = {name: [None] + spread(name, value, count - 1)
                  for name, value in dict(aug_level=aug_level, hand_over=hand_over).items()}
         result = []
         for i, stage in enumerate(self.stages):
             asked = {name: values[i] for name, values in (every | above).items() if values[i] is not None}
-            result.append(settings_of(stage, **{**self.sampling.get(stage.name, {}), **asked}))
+            result.append(settings_of(stage, self.guides.get(stage.name), **{**self._own(stage, asked), **asked}))
         for i, (stage, following) in enumerate(zip(self.stages, zip(self.stages[1:], result[1:]))):
             _plan(stage, result[i], following)
         return result
+
+    def _own(self, stage, asked):
+        """The cascade's settings of a stage, less the option of a sampler that another was asked for instead of."""
+        own = self.sampling.get(stage.name, {})
+        if asked.get("sampler", own.get("sampler")) == own.get("sampler"):
+            return own
+        return {name: value for name, value in own.items() if name not in OPTIONS.values()}
 
     def check(self, settings, batch_size=None, start_at=None, stop_at=None):
         """(first, last, plans by stage index) of a run with these arguments; ValueError for what can not be run."""
@@ -251,13 +248,13 @@ class Cascade:
             return _arguments(self.stages[i], settings[i], seed, labels, counts, lowres, plans[i])
 
         def compile_stage(i):
-            stage, given_noisy = self.stages[i], settings[i].hand_over == "truncated"
-            key = i, batch_size, bool(settings[i].guidance), given_noisy
+            stage, kind = self.stages[i], _kind(settings[i], self.guides.get(self.stages[i].name))
+            key = i, batch_size, bool(settings[i].guidance), bool(settings[i].interval), kind
             if key not in self._programs:
                 one = np.zeros(batch_size, np.int32)
                 low = np.zeros([batch_size, stage.lowres_size, stage.lowres_size, 3], np.float32) if i else None
                 params = self._on_devices(i)
-                program = _program(stage, given_noisy).lower(params, *arguments(i, one, one, low)).compile()
+                program = _program(stage, kind).lower(params, *arguments(i, one, one, low)).compile()
                 self._programs[key] = functools.partial(program, params)
             return self._programs[key]
 
@@ -303,9 +300,16 @@ class Cascade:
         with new_folder(folder) as partial:
             for stage in self.stages:
                 stage.save(partial / stage.name, dtype)
-            names = [stage.name for stage in self.stages]
-            write_json(partial / "cascade.json",
-                       {"schema_version": SCHEMA_VERSION, "stages": names, "sampling": self.sampling})
+            for name, guide in self.guides.items():
+                guide.save(partial / _guide_of(name), dtype)
+            write_json(partial / "cascade.json", {
+                "schema_version": SCHEMA_VERSION, "stages": [stage.name for stage in self.stages],
+                "sampling": self.sampling, "guides": list(self.guides)})
+
+
+def _guide_of(name):
+    """The stage folder of a stage's guide in a cascade folder."""
+    return f"guide_of_{name}"
 
 
 def check_seed(seed):
@@ -319,7 +323,10 @@ def load_cascade(folder):
     with reading(folder, "cascade.json", "cascade", SCHEMA_VERSION) as about:
         names = [str(name) for name in about["stages"]]
         sampling = {str(name): dict(settings) for name, settings in about["sampling"].items()}
-    return Cascade([load_stage(pathlib.Path(folder) / name) for name in names], sampling)
+        guides = [str(name) for name in about.get("guides", ())]
+    folder = pathlib.Path(folder)
+    return Cascade([load_stage(folder / name) for name in names], sampling,
+                   {name: load_stage(folder / _guide_of(name)) for name in guides})
 
 
 def shipped():

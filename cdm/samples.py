@@ -53,7 +53,7 @@ def write_samples(cascade, out, labels, n, seed=0, batch_size=None, start_at=Non
     about = {
         "cdm": cdm.__version__, "jax": jax.__version__, "backend": jax.default_backend(), "seed": seed,
         "stop_at": cascade.stages[last].name, "format": format,
-        "stages": {stage.name: {"sha256": stage.sha256, "dtype": stage.dtype, **settings[i]._asdict()}
+        "stages": {stage.name: {"sha256": stage.sha256, "dtype": stage.dtype, **settings[i].as_json()}
                    for i, stage in enumerate(cascade.stages) if first <= i <= last},
     }
     try:

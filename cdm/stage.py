@@ -24,8 +24,8 @@ from safetensors.numpy import load_file, save_file
 
 from cdm import config as configs
 from cdm import nn
-from cdm.diffusion import guidance as guide
-from cdm.diffusion import grids, process, samplers, schedules, vlb, weights
+from cdm.diffusion import guidance as guiding
+from cdm.diffusion import process, schedules, vlb, weights
 from cdm.images import augment
 from cdm.images.files import new_folder, reading, write_json
 from cdm.images.resize import resize, to_float
@@ -93,8 +93,8 @@ class Stage:
         return unflatten(new)
 
     def loss(self, params, image, label, index, seed):
-        """Training loss of a batch: (mean, sums), sums a dict of "bin_sums" and "bin_counts" [BINS], of the simple loss by
-        bin of t, and, where the variance is learned, "bits", an estimate of the bound in bits a dimension.
+        """Training loss of a batch: (mean, sums), sums a dict of "bin_sums" and "bin_counts" [BINS], of the simple loss
+        by bin of t, and, where the variance is learned, "bits", an estimate of the bound in bits a dimension.
 
         image: [B, H, W, 3] uint8; label: [B]; index: [B] uint32, the examples' places in the order of training.
         Example n draws from fold(seed, n), whatever batch it comes in; its t is the n-th term of a golden-ratio
@@ -135,8 +135,8 @@ class Stage:
         return loss, sums
 
     def level(self, t, keys):
-        """(logSNR [B], the table's entry [B] or None) of t [B] in [0, 1), by `diffusion.levels`: that of t itself; that of
-        the table's entry at t; or SR3's, alpha^2 drawn uniformly between that entry and the cleaner one next to it
+        """(logSNR [B], the table's entry [B] or None) of t [B] in [0, 1), by `diffusion.levels`: that of t itself; that
+        of the table's entry at t; or SR3's, alpha^2 drawn uniformly between that entry and the cleaner one next to it
         (Saharia et al. 2021, sec. 2.4), by a fold of the examples' keys."""
         kind = self.config.diffusion.levels
         if kind == "continuous":
@@ -209,11 +209,13 @@ class Stage:
         output = self.network.apply(params, *seen[:2], labels, lowres, aug_logsnr)
         return self._prediction(output, x_t, logsnr, *seen)
 
-    def denoiser(self, params, labels, lowres=None, aug_logsnr=None, guidance=None):
-        """denoise(x_t, logsnr) -> Prediction, x0 clipped to [-1, 1].
+    def denoiser(self, params, labels, lowres=None, aug_logsnr=None, guidance=None, guide=None, interval=None,
+                 threshold="static"):
+        """denoise(x_t, logsnr) -> Prediction, x0 brought into [-1, 1] by the static or dynamic `threshold`.
 
         labels: [B]; lowres: [B, h, w, 3], augmented already, with its aug_logsnr [B]; guidance: the weight w, or None
-        for a program without the null half.
+        for a program without it; guide: (Stage, its params) that it leads away from, None for the null class; interval:
+        (low, high) logSNR outside which there is none.
         """
 
         def predict(labels, lowres, aug_logsnr):
@@ -222,19 +224,19 @@ class Stage:
         def twice(value):
             return None if value is None else jnp.concatenate([value, value])
 
-        if guidance is None:
-            denoise = predict(labels, lowres, aug_logsnr)
-        else:
-            both = jnp.concatenate([labels, jnp.full_like(labels, self.null_label)])
-            denoise = guide.class_guidance(predict(both, twice(lowres), twice(aug_logsnr)), guidance)
-        return guide.static_threshold(denoise)
+        denoise = plain = predict(labels, lowres, aug_logsnr)
+        if guidance is not None:
+            if guide:
+                def weaker(x, logsnr):
+                    return guide[0].predict(guide[1], x, logsnr, labels, lowres, aug_logsnr)
 
-    def plan(self, steps=None, sampler=None, stop_logsnr=None):
-        """The sampling Plan of this stage; None takes the config's."""
-        sample = self.config.sample
-        knots = grids.grid(self.schedule, sample.steps if steps is None else steps, stop_logsnr=stop_logsnr,
-                           std=self.config.diffusion.data_std)
-        return samplers.plan(sampler or sample.sampler, knots)
+                denoise = guiding.autoguidance(plain, weaker, guidance)
+            else:
+                both = jnp.concatenate([labels, jnp.full_like(labels, self.null_label)])
+                denoise = guiding.class_guidance(predict(both, twice(lowres), twice(aug_logsnr)), guidance)
+            if interval is not None:
+                denoise = guiding.limited(denoise, plain, interval)
+        return (guiding.static_threshold if threshold == "static" else guiding.dynamic_threshold)(denoise)
 
     def label(self, which):
         """The label of a class by index or by name; case and punctuation do not matter ("food-drink"), and a text that

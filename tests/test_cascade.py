@@ -142,11 +142,61 @@ def test_nothing_is_compiled_again_for_a_number(pair):
 
 @pytest.mark.parametrize("change", [
     {"steps": 3}, {"steps": (4, 5)}, {"guidance": 2.0}, {"guidance": (0.5, 0.0)}, {"sampler": "ddim"},
-    {"aug_level": 0.1}, {"hand_over": "truncated"},
+    {"aug_level": 0.1}, {"hand_over": "truncated"}, {"sampler": "heun"}, {"sampler": "dpmpp_2m_sde"},
+    {"sampler": "ddim", "eta": 0.5}, {"sampler": "heun", "churn": 9.0}, {"variance": "large"}, {"grid": "rho"},
+    {"grid": (-6.0, -1.0, 2.0)}, {"guidance": 2.0, "interval": (-3.0, 3.0)},
 ], ids=str)
 def test_every_setting_has_a_say(pair, change):
     plain = pair.sample(LABELS, seed=7)
     assert np.mean(pair.sample(LABELS, seed=7, **change) != plain) > 0.1
+
+
+def test_guidance_acts_within_its_interval(pair):
+    """An interval that holds every level is no interval, one that holds none is no guidance."""
+    guided, plain = (pair.sample(LABELS, seed=7, guidance=w) for w in (2.0, 0.0))
+    everywhere, nowhere = (pair.sample(LABELS, seed=7, guidance=2.0, interval=i) for i in ((-99.0, 99.0), (50.0, 99.0)))
+    assert not differ(everywhere, guided) and not differ(nowhere, plain)
+    part = pair.sample(LABELS, seed=7, guidance=2.0, interval=[(-99.0, 0.0), (0.0, 99.0)])  # one a stage
+    assert differ(part, guided) and differ(part, plain)
+
+
+def test_the_dynamic_threshold_has_a_say_where_x0_leaves_the_range(pair):
+    clipped = pair.sample(LABELS, seed=7, guidance=6.0)
+    assert differ(pair.sample(LABELS, seed=7, guidance=6.0, threshold="dynamic"), clipped)
+
+
+def test_the_option_of_another_sampler_is_left_behind_or_refused(cascade):
+    own = Cascade(cascade.stages[:1], {"base_8": {"sampler": "ddim", "eta": 0.5}})
+    assert own.settings()[0].eta == 0.5 and own.settings()[0].variance is None
+    assert own.settings(sampler="heun")[0].eta is None and own.settings(sampler="heun")[0].churn == 0.0
+    assert error(own.settings, sampler="heun", eta=0.5).startswith("`eta` (=0.5) must come with the sampler ddim")
+    assert own.settings(sampler="heun", grid=[-5.0, 0.0, 4.0])[0].steps == 5
+
+
+@pytest.fixture
+def guided(cascade, make_stage):
+    """The cascade's base stage, guided by another of its size."""
+    with cascade.stages[0].config.unlocked():
+        weaker = make_stage(cascade.stages[0].config, seed=9)
+    return Cascade(cascade.stages[:1], guides={"base_8": weaker})
+
+
+def test_a_guide_is_led_away_from(guided, cascade, tmp_path):
+    """Weight 0 is the stage alone; the more weight, the farther; and the folder keeps the guide."""
+    alone = Cascade(cascade.stages[:1])
+    plain, class_guided = alone.sample(LABELS, seed=7), alone.sample(LABELS, seed=7, guidance=2.0)
+    assert not differ(guided.sample(LABELS, seed=7), plain)
+    ours = guided.sample(LABELS, seed=7, guidance=2.0)
+    assert differ(ours, plain) and differ(ours, class_guided)
+    guided.save(tmp_path / "cascade")
+    assert not differ(load_cascade(tmp_path / "cascade").sample(LABELS, seed=7, guidance=2.0), ours)
+    itself = Cascade(cascade.stages[:1], guides={"base_8": cascade.stages[0]})
+    assert not differ(itself.sample(LABELS, seed=7, guidance=2.0), plain)  # nothing to lead away from
+
+
+def test_a_guide_must_be_of_the_stages_task(cascade):
+    assert error(Cascade, cascade.stages[:2], guides={"base_8": cascade.stages[1]}).startswith("`guides` (=sr_16)")
+    assert error(Cascade, cascade.stages[:2], guides={"sr_9": cascade.stages[1]}).startswith("`guides` (=sr_9)")
 
 
 def test_guidance_of_weight_zero_in_one_stage_is_that_stage_unguided(pair):
@@ -268,7 +318,10 @@ def error(function, *arguments, **named):
     (dict(guidance=float("inf")), "`guidance` (=inf) must"), (dict(sampler="euler"), "`sampler` (=euler) must"),
     (dict(aug_level=-0.1), "`aug_level` (=-0.1) must"), (dict(aug_level=0.6), "`aug_level` (=0.6) must"),
     (dict(aug_level=(0.1, 0.2, 0.3)), "`aug_level` (=0.1,0.2,0.3) must"),
-    (dict(hand_over="half"), "`hand_over` (=half) must"),
+    (dict(hand_over="half"), "`hand_over` (=half) must"), (dict(grid="even"), "`grid` (=even) must"),
+    (dict(grid=(2.0, 1.0)), "`grid` (=(2.0, 1.0)) must"), (dict(interval=(3.0, 1.0)), "`interval` (=(3.0, 1.0)) must"),
+    (dict(threshold="hard"), "`threshold` (=hard) must"), (dict(eta=0.5), "`eta` (=0.5) must come with"),
+    (dict(sampler="heun", churn=-1.0), "`churn` (=-1.0) must"), (dict(variance="learned"), "`variance` (=learned) must"),
 ], ids=lambda value: None if isinstance(value, str) else ",".join(value))
 def test_what_can_not_be_sampled_is_refused_by_name_value_and_rule(cascade, change, start):
     assert error(cascade.sample, **{"labels": LABELS, **change}).startswith(start)

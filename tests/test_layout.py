@@ -12,12 +12,13 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
     "cli": 5, "__main__": 5,
     "training": 4, "evals": 4,
-    "cascade": 3, "upscale": 3, "interop": 3, "samples": 3, "describe": 3, "starter": 3,
+    "cascade": 3, "settings": 3, "upscale": 3, "interop": 3, "samples": 3, "describe": 3, "starter": 3,
     "stage": 2, "data": 2,
     "diffusion": 1, "images": 1, "nn": 1, "config": 1,
 }
 # Within a floor: pixels know the process, networks know the resize, and a folder of samples knows the runner.
-NEIGHBOURS = {("images", "diffusion"), ("nn", "images"), ("samples", "cascade"), ("starter", "describe")}
+NEIGHBOURS = {("images", "diffusion"), ("nn", "images"), ("samples", "cascade"), ("starter", "describe"),
+              ("cascade", "settings")}
 FLAX_ROOMS = ("nn", "evals/networks")
 
 

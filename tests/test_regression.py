@@ -45,7 +45,7 @@ def test_its_sample_is_what_the_network_answers_under_any_seed_sampler_and_steps
 def test_it_says_of_x_t_the_noise_that_its_x0_leaves(regression, make_stage, lowres):
     stage, random = make_stage(regression), np.random.default_rng(1)
     x_t, logsnr = random.normal(size=(3, 16, 16, 3)).astype(np.float32), np.float32([-3, 0, 3])
-    x0, eps = stage.predict(stage.params, x_t, logsnr, np.array([0, 1, 2]), lowres, np.full(3, np.float32(20)))
+    x0, eps, _ = stage.predict(stage.params, x_t, logsnr, np.array([0, 1, 2]), lowres, np.full(3, np.float32(20)))
     alpha, sigma = (np.sqrt(1 / (1 + np.exp(sign * logsnr))).reshape(-1, 1, 1, 1) for sign in (-1, 1))
     np.testing.assert_allclose(alpha * x0 + sigma * eps, x_t, atol=1e-4)
 

@@ -6,6 +6,15 @@ import cdm
 from cdm.cli.arguments import values, verb
 
 
+SETTINGS = ("steps", "guidance", "sampler", "grid", "interval", "threshold", "eta", "churn", "variance", "aug_level",
+            "hand_over")
+
+
+def _interval(text):
+    low, _, high = text.partition(":")
+    return float(low), float(high)
+
+
 def sample(args):
     """Write samples of a cascade into a folder."""
     from cdm.cascade import shipped
@@ -18,8 +27,7 @@ def sample(args):
     labels = [cascade.stages[0].label(which) for which in args.classes or [0]]
     about = write_samples(
         cascade, args.out, labels, args.n, args.seed, args.batch_size, args.start_at, args.stop_at, args.format,
-        steps=args.steps, guidance=args.guidance, aug_level=args.aug_level, sampler=args.sampler,
-        hand_over=args.hand_over)
+        **{name: getattr(args, name) for name in SETTINGS})
     of = f" of {len({i['label'] for i in about['images']})} classes" if cascade.classes else ""
     print(f"{len(about['images'])} images{of} in {args.out}")
 
@@ -52,7 +60,14 @@ def add(verbs):
     p.add_argument("--aug-level", type=values(float), metavar="A",
                    help="noise put on each super-resolution stage's input, in [0, 1]; "
                         "one value, or one per such stage")
-    p.add_argument("--sampler", type=values(str), help="ancestral, ddim or dpmpp_2m" + stages)
+    p.add_argument("--sampler", type=values(str), help="ancestral, ddim, dpmpp_2m, dpmpp_2m_sde or heun" + stages)
+    p.add_argument("--grid", type=values(str), help="how its levels lie: time, logsnr or rho" + stages)
+    p.add_argument("--interval", type=values(_interval), metavar="LOW:HIGH",
+                   help="logSNR that guidance is limited to" + stages)
+    p.add_argument("--threshold", type=values(str), help="of x0: static or dynamic" + stages)
+    p.add_argument("--eta", type=values(float), help="of ddim, 0 to 1: its noise" + stages)
+    p.add_argument("--churn", type=values(float), help="of heun: its noise" + stages)
+    p.add_argument("--variance", type=values(str), help="of ancestral steps: small, large or learned" + stages)
     p.add_argument("--hand-over", type=values(str), help="non_truncated or truncated, per super-resolution stage")
     p.add_argument("--batch-size", type=int, metavar="B", help="images at a time")
     p.add_argument("--start-at", metavar="STAGE", help="go on from what --stop-at, or a whole run, left in --out")

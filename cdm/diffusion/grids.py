@@ -1,6 +1,6 @@
 """Grids: the noise levels that a sampling run passes, as knots [n + 1] of rising logSNR; knot i is where step i starts.
 
-With u = i / n, or i / (n - 1) where both ends are levels of the grid, and sigma the level sigma / alpha = e^(-logSNR / 2):
+With u = i / n, or i / (n - 1) where both ends are levels of the grid, and sigma for sigma / alpha = e^(-logSNR / 2):
 
     time     logSNR of t = 1 - u                                                                  (1)
     logsnr   linear in u between the levels `sigmas`                                              (2)
@@ -21,7 +21,7 @@ SIGMAS, RHO = (0.002, 80.0), 7.0  # Karras et al. 2022, table 1
 
 
 def grid(schedule, steps, kind="time", stop_logsnr=None, std=1.0, sigmas=SIGMAS, rho=RHO):
-    """Knots of `steps` steps, float64; `kind` is one of KINDS, `sigmas` (least, most) and `rho` those of eq. 2 and 3."""
+    """Knots of `steps` steps, float64; `kind` is one of KINDS; `sigmas` (least, most) and `rho` are of eq. 2 and 3."""
     if steps < 1:
         raise ValueError(f"`steps` (={steps}) must be at least 1")
     if kind not in KINDS:

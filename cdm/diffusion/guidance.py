@@ -67,8 +67,8 @@ def static_threshold(denoise, limit=1.0):
 
 
 def dynamic_threshold(denoise, percentile=99.5):
-    """Clip x0 of each image to [-s, s] and divide it by s, s the percentile of |x0| but at least 1 (ibid.): colours that
-    strong guidance drives out of range come back without saturating."""
+    """Clip x0 of each image to [-s, s] and divide it by s, s the percentile of |x0| but at least 1 (ibid.): colours
+    that strong guidance drives out of range come back without saturating."""
 
     def clipped(x, logsnr):
         x0, _, fraction = denoise(x, logsnr)

@@ -88,7 +88,8 @@ def prediction(kind, output, x_t, logsnr):
 
 
 def simple_loss(kind, output, x0, eps, logsnr, norm=2):
-    """The simple loss in the space of the target, per example [B]: mean over pixels of |output - target|^norm, 1 or 2."""
+    """The simple loss in the space of the target, per example [B]: mean over pixels of |output - target|^norm, which is
+    1 or 2."""
     error = jnp.abs(output.astype(jnp.float32) - target(kind, x0, eps, logsnr))
     return jnp.mean(error**norm, axis=tuple(range(1, error.ndim)))
 

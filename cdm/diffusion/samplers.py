@@ -112,8 +112,8 @@ def dpmpp_2m_sde(knots):
 def heun(knots, churn=0.0, churn_range=(0.05, 50.0), churn_noise=1.003):
     """Rows of eq. 6: 2n - 1 of n steps to the clean image, 2n to another level.
 
-    churn >= 0 is S_churn, 0 deterministic; churn_range (S_tmin, S_tmax) in sigma / alpha; churn_noise S_noise, the fresh
-    noise's deviation.
+    churn >= 0 is S_churn, 0 deterministic; churn_range (S_tmin, S_tmax) in sigma / alpha; churn_noise S_noise, the
+    fresh noise's deviation.
     """
     if not churn >= 0:
         raise ValueError(f"`churn` (={churn}) must be at least 0")

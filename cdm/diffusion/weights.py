@@ -1,7 +1,7 @@
 """Weights of the training loss by noise level.
 
-A weight w(logSNR) is defined here on the squared error of x0, whatever the network predicts; the loss in the space of the
-target is multiplied by w over that space's own weight, SNR for eps, 1 for x0, SNR + 1 for v:
+A weight w(logSNR) is defined here on the squared error of x0, whatever the network predicts; the loss in the space of
+the target is multiplied by w over that space's own weight, SNR for eps, 1 for x0, SNR + 1 for v:
 
     uniform         the target's own: the plain loss                                              (1)
     min_snr         min(SNR, gamma), gamma = 5 (Hang et al. 2023, sec. 3.4)                       (2)
@@ -29,8 +29,8 @@ def own(target, logsnr):
 
 
 def weight(kind, target, logsnr, rate=1.0, gamma=5.0, bias=-3.0):
-    """What to multiply the loss of `target` (eps, x0, v) by at logsnr [B]; `rate` [B] is -dlogSNR/dt of the schedule, for
-    eq. 5 alone, whose b is `bias`."""
+    """What to multiply the loss of `target` (eps, x0, v) by at logsnr [B]; `rate` [B] is -dlogSNR/dt of the schedule,
+    for eq. 5 alone, whose b is `bias`."""
     if kind not in KINDS:
         raise ValueError(f"`weight` (={kind!r}) must be one of {', '.join(KINDS)}")
     logarithm = {

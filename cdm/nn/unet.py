@@ -129,8 +129,8 @@ class Network(NamedTuple):
 
 
 def build(model, size, lowres_size, num_classes, dtype="float32", output_channels=3):
-    """The Network of a `model` config for images of `size`, fed with `lowres_size` (None for a base network), that answers
-    with `output_channels`.
+    """The Network of a `model` config for images of `size`, fed with `lowres_size` (None for a base network), that
+    answers with `output_channels`.
 
     Labels run from 0 to num_classes, the last meaning "no class"; num_classes = 0 makes an unconditional network.
     `model.attention` names resolutions of the full image: a crop is attended to at the same depth.

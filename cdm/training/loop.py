@@ -18,6 +18,7 @@ from cdm.data.pipeline import batches
 from cdm.data.sources import open_source, read_good
 from cdm.images.files import write_grid
 from cdm.images.resize import resize, to_float
+from cdm.settings import plan, settings_of
 from cdm.stage import Stage, load_stage
 from cdm.training import mesh, speed
 from cdm.training import state as states
@@ -35,7 +36,7 @@ def train(config, run):
     source = manifest.resume(opened, run)
     partition = mesh.Partition(config)
     stage = Stage(config, source.classes)
-    stage.plan(runner.settings_of(stage).steps)  # what the grids will need is checked now, not hours in
+    plan(stage, settings_of(stage))  # what the grids will need is checked now, not hours in
     with contextlib.ExitStack() as stack:
         asked = stack.enter_context(on_sigterm())  # first, as the last save is waited for on leaving
 
