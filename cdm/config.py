@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from ml_collections.config_flags import config_flags
 
 
+SAMPLERS = ("ancestral", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "heun")
 WEIGHTS = ("uniform", "min_snr", "truncated_snr", "edm", "sigmoid")
 
 
@@ -218,6 +219,8 @@ def validate(config):
     _need(all(writer in ("tensorboard", "wandb") for writer in config.log.writers), "log.writers", config.log.writers,
           "be tensorboard or wandb")
     _need(train.decay in ("none", "cosine"), "train.decay", train.decay, "be none or cosine")
+    _need(sample.sampler in SAMPLERS, "sample.sampler", sample.sampler, f"be one of {', '.join(SAMPLERS)}")
+    _need(sample.guidance >= 0, "sample.guidance", sample.guidance, "be at least 0")
     _need(data.square in ("center", "random", "adm"), "data.square", data.square, "be center, random or adm")
     _need(not (data.cache and data.square == "random"), "data.cache", data.cache, "be False with random squares")
     _need(data.crop % factor == 0 and data.crop <= config.size, "data.crop", data.crop,

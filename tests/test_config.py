@@ -133,3 +133,10 @@ def test_a_folder_with_an_option_of_no_stage_is_an_error(tiny_base):
     tree = tiny_base.to_dict()
     tree["model"]["wings"] = 2
     assert "model.wings" in one_line_error(configs.from_dict, tree)
+
+
+def test_the_names_that_a_config_may_hold_are_those_of_the_mathematics():
+    """Which a config does not import, as it starts no JAX."""
+    from cdm.diffusion import samplers, weights
+
+    assert configs.SAMPLERS == tuple(samplers.SAMPLERS) and configs.WEIGHTS == weights.KINDS
