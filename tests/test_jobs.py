@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -36,14 +37,15 @@ def config(run, tmp_path_factory):
     return path
 
 
-def start(config, workdir, *arguments, devices=1, **named):
-    """A process of `cdm train`."""
+def start(config, workdir, *arguments, devices=1, within=(), **named):
+    """A process of `cdm train`, started by the command `within`."""
     env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir, "JAX_PLATFORMS": "cpu",
            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     overrides = [f"--config.{name}={value}" for name, value in named.items()]
     command = [sys.executable, "-m", "cdm.cli", "train", f"--config={config}", f"--workdir={workdir}", *overrides]
-    return subprocess.Popen([*command, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([*within, *command, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True)
 
 
 def finish(process, timeout=300):
@@ -125,6 +127,43 @@ def test_sigterm_saves_says_so_and_exits_75(config, straight, tmp_path):
     assert code == 0 and "resumed from" in errors, errors
     assert_same_state(tmp_path / "run", straight, 400)
     assert rows(tmp_path / "run") == rows(straight)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(config, run, straight, tmp_path):
+    """A limit of the size of files stands for the disk: a checkpoint has larger ones, nothing else of a run has."""
+    limited = ("bash", "-c", 'ulimit -f 64 && exec "$@"', "bash")
+    shutil.copytree(run, tmp_path / "run")
+    code, errors = finish(start(config, tmp_path / "run", within=limited, **{"train.images": 400}))
+    assert code == 2 and "Traceback" not in errors, errors
+    assert re.fullmatch("cdm: `workdir` .* did not take a checkpoint, the one at 32 images is untouched: "
+                        ".*File too large", errors.splitlines()[-1]), errors
+    assert_same_state(tmp_path / "run", run, 32)
+    code, errors = finish(start(config, tmp_path / "run", **{"train.images": 400}))
+    assert code == 0 and "resumed from 32" in errors, errors
+    assert_same_state(tmp_path / "run", straight, 400)
+    assert rows(tmp_path / "run") == rows(straight)
+
+
+# What lets root write where modes forbid it is taken from the process.
+BOUND = ("setpriv", "--bounding-set=-dac_override") if os.geteuid() == 0 else ()
+
+
+@pytest.mark.skipif(bool(BOUND) and not shutil.which("setpriv"), reason="root writes everywhere")
+def test_a_folder_that_is_read_only_is_one_line_and_left_as_it_is(config, run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    everything = [tmp_path / "run", *(tmp_path / "run").rglob("*")]
+    modes = {path: path.stat().st_mode for path in everything}
+    for path in everything:
+        path.chmod(modes[path] & ~0o222)
+    for workdir in (tmp_path / "run", tmp_path / "run" / "new"):
+        code, errors = finish(start(config, workdir, within=BOUND, **{"train.images": 40}))
+        assert code == 2 and len(errors.splitlines()) == 1, errors
+        assert f"`workdir` (={workdir}) must be a folder that can be written: Permission denied" in errors
+    assert sorted(everything[1:]) == sorted((tmp_path / "run").rglob("*"))
+    for path, mode in modes.items():
+        path.chmod(mode)
+    code, errors = finish(start(config, tmp_path / "run", **{"train.images": 40}))
+    assert code == 0 and "resumed from 32" in errors, errors
 
 
 @pytest.mark.parametrize("fsdp, fewer", [(1, [1]), (4, [1, 2, 4])])

@@ -12,6 +12,7 @@ def train(args):
     from cdm import config
     from cdm.training import loop, mesh, stop
 
+    _quiet()
     settings = config.load(args.config, args.overrides)
     if settings.train.deterministic:  # heard only before the backend starts
         os.environ["XLA_FLAGS"] += " --xla_gpu_deterministic_ops=true"
@@ -37,10 +38,19 @@ def train(args):
 
 
 def _quiet():
-    """Orbax warns that a run it reads from is opened to read."""
+    """Orbax warns that a run it reads from is opened to read. Of a save that fails it and the threads it leaves behind
+    tell in many tracebacks, what `Checkpoints` says in a line."""
     import logging
+    import warnings
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    def hook(told):
+        if str(told.exc_value) != "Event loop is closed":
+            sys.__unraisablehook__(told)
+
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine 'async_serialize")
+    sys.unraisablehook = hook
 
 
 def export(args):

@@ -19,14 +19,26 @@ def _beside(path):
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
 
 
+@contextlib.contextmanager
+def writing(path):
+    """What goes wrong in writing a file names it, as an error of opening one does; that of a full disk does not."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno and e.filename is None:
+            e.filename = str(path)
+        raise
+
+
 def replace(path, write):
     """Have `write(partial path)` make a file and give it the name `path`; nothing is left if it fails."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _beside(path)
     try:
-        write(partial)
-        os.replace(partial, path)
+        with writing(path):
+            write(partial)
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 

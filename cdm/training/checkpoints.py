@@ -1,7 +1,9 @@
 """Checkpoints of a run: RUN/<room>/<images>, written by Orbax in the background and renamed when whole."""
 
 import contextlib
+import os
 import pathlib
+import re
 
 import jax
 import orbax.checkpoint as ocp
@@ -87,8 +89,9 @@ class Checkpoints:
             self._manager.reload()
             last = max(self.all(), default=None)
             left = "none was whole before" if last is None else f"the one at {last} images is untouched"
-            raise OSError(f"`workdir` (={self._run}) did not take a checkpoint, {left}: "
-                          f"{' '.join(str(e).split())}") from e
+            code = re.search(r"os_error_code='(\d+)'", str(e))  # TensorStore ends a long story with the system's number
+            why = os.strerror(int(code[1])) if code else " ".join(str(e).split())
+            raise OSError(f"`workdir` (={self._run}) did not take a checkpoint, {left}: {why}") from e
 
     def __enter__(self):
         return self

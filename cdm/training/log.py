@@ -7,7 +7,7 @@ import uuid
 
 from tqdm import tqdm
 
-from cdm.images.files import write_json
+from cdm.images.files import replace, write_json, writing
 
 
 def _tensorboard(run, images):
@@ -68,9 +68,7 @@ class Log:
                     break
                 if row["images"] <= images:
                     rows.append(line + "\n")
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(rows))
-        partial.replace(self._path)
+        replace(self._path, lambda partial: partial.write_text("".join(rows)))
         try:
             self._writers = [WRITERS[name](run, images) for name in writers]
         except ImportError as e:
@@ -86,7 +84,7 @@ class Log:
             return
         finite = _finite(values)
         text = json.dumps(finite)
-        with self._path.open("a") as f:
+        with writing(self._path), self._path.open("a") as f:
             f.write(text + "\n")
         numbers = dict(_flat(finite))
         images = numbers.pop("images")
