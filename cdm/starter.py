@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from cdm.config import base_stage, sr_stage
-from cdm.data.sources import open_source, read_good
+from cdm.data.reading import read_good
+from cdm.data.sources import open_source
 from cdm.describe import describe
 from cdm.images.files import new_folder
 from cdm.images.resize import resize, to_float

@@ -11,7 +11,8 @@ from PIL import Image
 
 from cdm.data.decode import decode
 from cdm.data.pipeline import Order, batches
-from cdm.data.sources import FluentEmoji, Pictures, open_source, read_square
+from cdm.data.reading import read_square
+from cdm.data.sources import FluentEmoji, Pictures, open_source
 
 TONES = {f"1f3f{digit}" for digit in "bcdef"}
 

@@ -8,7 +8,8 @@ from PIL import Image
 
 from cdm import config as configs
 from cdm.cli import main
-from cdm.data.sources import open_source, read_square
+from cdm.data.reading import read_square
+from cdm.data.sources import open_source
 from cdm.diffusion import process
 from cdm.images.resize import resize, to_float
 from cdm.starter import write_configs

@@ -147,11 +147,15 @@ def test_a_source_that_is_not_that_of_the_run_is_one_line(folder, tmp_path):
         manifest.resume(open_source(str(folder)), tmp_path)
 
 
-@pytest.mark.parametrize("data", [b"", b"no gzip", b"half"])
-def test_a_damaged_manifest_is_one_line(data, folder, tmp_path):
+DAMAGE = {"empty": lambda data: b"", "text": lambda data: b"no gzip", "half": lambda data: data[:40],
+          "hole": lambda data: data[:40] + bytes(20) + data[60:]}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_manifest_is_one_line(damage, folder, tmp_path):
     manifest.freeze(open_source(str(folder)), tmp_path)
     path = tmp_path / manifest.FILE
-    path.write_bytes(path.read_bytes()[:40] if data == b"half" else data)
+    path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match="manifest.json.gz is damaged") as caught:
         manifest.resume(open_source(str(folder)), tmp_path)
     assert "\n" not in str(caught.value)

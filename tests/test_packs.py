@@ -17,7 +17,8 @@ from cdm import cli
 from cdm.data.check import check, summary
 from cdm.data.packs import INDEX, RECORDS, pack
 from cdm.data.pipeline import batches
-from cdm.data.sources import open_source, read_square
+from cdm.data.reading import read_square
+from cdm.data.sources import open_source
 
 
 @pytest.fixture(autouse=True)

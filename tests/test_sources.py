@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdm.data import sources
+from cdm.data import reading
 from cdm.data.decode import decode, oddities
-from cdm.data.sources import open_source, read_good, read_square
+from cdm.data.packs import pack
+from cdm.data.reading import read_good, read_square
+from cdm.data.sources import open_source
 from cdm.stage import Stage
 
 
@@ -385,10 +387,10 @@ def test_an_odd_file_is_told_and_read(kind, tmp_path):
     assert read.shape == (4, 6, 3) and np.abs(read.astype(int) - colour).max() <= 2
 
 
-def test_a_disk_that_stumbles_spoils_no_picture(class_folder, monkeypatch):
+def test_a_disk_that_stumbles_spoils_no_picture(class_folder, tmp_path, monkeypatch):
     """The first reads of a file fail as those of a network folder do; the file itself is well."""
     source, left = open_source(str(class_folder)), 2
-    monkeypatch.setattr(sources, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(reading, "WAITS", (0.0, 0.0, 0.0))
 
     class Stumbling(type(source)):
         def encoded(self, i, limit=-1):
@@ -403,5 +405,7 @@ def test_a_disk_that_stumbles_spoils_no_picture(class_folder, monkeypatch):
     record, image = read_good(source, 0, 8, bad=bad)
     assert record == 0 and not bad
     np.testing.assert_array_equal(image, wanted)
+    left = 2
+    assert not pack(source, tmp_path / "pack", 8)["bad"]
     left = 99  # and one that does not recover is passed over
     assert "can be read" in pytest.raises(ValueError, read_good, source, 0, 8).value.args[0]

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from cdm import config as configs
-from cdm.data.sources import open_source, read_square
+from cdm.data.reading import read_square
+from cdm.data.sources import open_source
 from cdm.describe import describe
 from cdm.images.resize import resize, to_float
 from cdm.stage import Stage, flatten, load_stage

@@ -11,6 +11,7 @@ that fails. Where less than half is left, the source is not that of the run: an 
 import gzip
 import json
 import pathlib
+import zlib
 
 import numpy as np
 from tqdm import tqdm
@@ -54,7 +55,7 @@ def resume(source, run, process=0):
         if about["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema_version is {about['schema_version']}, this version of cdm reads {SCHEMA_VERSION}")
         return Manifest(source, about, path.parent, process)
-    except (OSError, EOFError, KeyError, TypeError, json.JSONDecodeError) as e:
+    except (OSError, EOFError, zlib.error, KeyError, TypeError, json.JSONDecodeError) as e:
         raise ValueError(f"`workdir` (={run}): {FILE} is damaged: {type(e).__name__}: {e}") from e
 
 

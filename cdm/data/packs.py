@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cdm.data.decode import Unreadable, decode
-from cdm.data.squares import square
+from cdm.data.reading import read_square
 from cdm.data.threads import in_order
 from cdm.images.files import new_folder, reading, write_json
 
@@ -69,9 +69,9 @@ def pack(source, out, size, how="center"):
 
     def record(i):
         try:
-            return encode(square(source.read(i), size, how)), int(source.labels[i])
-        except Exception as e:  # a decoder given a broken file may raise anything
-            return Unreadable(source.names[i], e)
+            return encode(read_square(source, i, size, how)), int(source.labels[i])
+        except Unreadable as e:
+            return e
 
     index = {"schema_version": SCHEMA_VERSION, "size": size, "square": how, "classes": list(source.classes),
              "labels": [], "names": [], "bad": {}}

@@ -16,7 +16,7 @@ import functools
 import grain
 import numpy as np
 
-from cdm.data.sources import read_good
+from cdm.data.reading import read_good
 from cdm.data.threads import COUNT
 
 
@@ -59,9 +59,10 @@ class Order:
 
     def __getitem__(self, n):
         n = int(n)
-        random = {"draw": _draws(self._seed, n, 4)[3]} if self._data.square == "random" else {}
+        *_, flip, place = _draws(self._seed, n, 4)  # the first two are of `record`
+        random = {"draw": place} if self._data.square == "random" else {}
         record, image = self._read(self.record(n), **random)
-        if self._data.flip and _draws(self._seed, n, 3)[2] < 0.5:
+        if self._data.flip and flip < 0.5:
             image = image[:, ::-1]
         return {"image": image, "label": self._source.labels[record], "index": np.uint32(n % 2**32)}
 

@@ -12,21 +12,18 @@ files, `encoded(i, limit=-1)` is the bytes of one, or the first `limit` of them;
 read when the source was made.
 """
 
-import errno
 import importlib.resources
 import json
 import pathlib
-import time
 import zipfile
 
 import numpy as np
 
 from cdm.data.arrays import Arrays
-from cdm.data.decode import Unreadable, decode
+from cdm.data.decode import decode
 from cdm.data.files import open_files
 from cdm.data.labels import TABLES, label
 from cdm.data.packs import Pack, is_pack
-from cdm.data.squares import square
 
 EMBEDDED = "fluent_emoji"
 
@@ -101,34 +98,3 @@ def open_source(spec, split="train"):
         return Arrays(spec) if spec.lower().endswith(".npz") else Pictures(pathlib.Path(spec))
     except OSError as e:
         raise ValueError(f"`data.source` (={spec}) must be readable: {e.strerror or e}") from e
-
-
-# What a disk or a network says that may be well again in a moment, and how long (seconds) to wait for that.
-PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EBUSY}
-WAITS = (0.1, 1.0, 10.0)
-
-
-def read_square(source, i, size, how="center", draw=0.0):
-    """Record i of a source at [size, size, 3] uint8 (see cdm.data.squares); Unreadable, which names it, if it is."""
-    for wait in (*WAITS, None):
-        try:
-            return square(source.read(i), size, how, draw)
-        except Exception as e:  # a decoder given a broken file may raise anything
-            if wait is None or getattr(e, "errno", None) not in PASSING:
-                raise Unreadable(source.names[i], e) from e
-            time.sleep(wait)
-
-
-def read_good(source, i, size, how="center", draw=0.0, bad=None):
-    """(j, picture): record i, or the first after it that can be read, at [size, size, 3] uint8. The names that can not
-    go into the dict `bad` with the reason, and are not tried again; ValueError if there is none that can."""
-    bad = {} if bad is None else bad
-    for step in range(len(source)):
-        j = (i + step) % len(source)
-        if source.names[j] not in bad:
-            try:
-                return j, read_square(source, j, size, how, draw)
-            except Unreadable as e:
-                bad[e.name] = e.reason
-    raise ValueError(f"`data.source`: none of its {len(source)} pictures can be read; "
-                     f"{source.names[i]}: {bad[source.names[i]]}")

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cdm.data.manifest import resume
-from cdm.data.sources import EMBEDDED, open_source, read_good
+from cdm.data.reading import read_good
+from cdm.data.sources import EMBEDDED, open_source
 from cdm.diffusion import process
 from cdm.images import augment
 from cdm.images.files import write_grid

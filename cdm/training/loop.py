@@ -15,7 +15,8 @@ import numpy as np
 from cdm import cascade as runner
 from cdm.data import manifest
 from cdm.data.pipeline import batches
-from cdm.data.sources import open_source, read_good
+from cdm.data.reading import read_good
+from cdm.data.sources import open_source
 from cdm.images.files import write_grid
 from cdm.images.resize import resize, to_float
 from cdm.settings import plan, settings_of

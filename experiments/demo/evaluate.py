@@ -20,7 +20,8 @@ import numpy as np
 
 import cdm
 from cdm.cascade import image_keys, shipped
-from cdm.data.sources import FluentEmoji, read_square
+from cdm.data.reading import read_square
+from cdm.data.sources import FluentEmoji
 from cdm.diffusion import process
 from cdm.images import augment
 from cdm.images.files import write_json

@@ -23,7 +23,8 @@ from PIL import Image
 from cdm import config as configs
 from cdm.data.packs import pack
 from cdm.data.pipeline import batches
-from cdm.data.sources import open_source, read_square
+from cdm.data.reading import read_square
+from cdm.data.sources import open_source
 from cdm.images.files import write_json
 
 COUNT, REPEATS, SIZES = 128, 5, (64, 256)

@@ -1,0 +1,37 @@
+"""Reading a record of a source as a square: again where that may help, and the next one where it does not."""
+
+import errno
+import time
+
+from cdm.data.decode import Unreadable
+from cdm.data.squares import square
+
+# What a disk or a network says that may be well again in a moment, and how long (seconds) to wait for that.
+PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EBUSY}
+WAITS = (0.1, 1.0, 10.0)
+
+
+def read_square(source, i, size, how="center", draw=0.0):
+    """Record i of a source at [size, size, 3] uint8 (see cdm.data.squares); Unreadable, which names it, if it is."""
+    for wait in (*WAITS, None):
+        try:
+            return square(source.read(i), size, how, draw)
+        except Exception as e:  # a decoder given a broken file may raise anything
+            if wait is None or getattr(e, "errno", None) not in PASSING:
+                raise Unreadable(source.names[i], e) from e
+            time.sleep(wait)
+
+
+def read_good(source, i, size, how="center", draw=0.0, bad=None):
+    """(j, picture): record i, or the first after it that can be read, at [size, size, 3] uint8. The names that can not
+    go into the dict `bad` with the reason, and are not tried again; ValueError if there is none that can."""
+    bad = {} if bad is None else bad
+    for step in range(len(source)):
+        j = (i + step) % len(source)
+        if source.names[j] not in bad:
+            try:
+                return j, read_square(source, j, size, how, draw)
+            except Unreadable as e:
+                bad[e.name] = e.reason
+    raise ValueError(f"`data.source`: none of its {len(source)} pictures can be read; "
+                     f"{source.names[i]}: {bad[source.names[i]]}")
