@@ -4,6 +4,7 @@ from setuptools import find_packages, setup
 
 TFDS = "tensorflow-datasets>=4.9.9,<5"
 STUDY = ["starlette>=1,<2", "uvicorn>=0.30,<1"]
+TENSORBOARD = "tensorboardX>=2.6,<3"
 
 setup(
     name="cdm",
@@ -33,12 +34,12 @@ setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        "test": ["pytest>=8,<10", TFDS, *STUDY, "selenium>=4.20,<5"],
+        "test": ["pytest>=8,<10", TFDS, TENSORBOARD, *STUDY, "selenium>=4.20,<5"],
         # Sets prepared by TensorFlow Datasets (some twenty packages, none of them TensorFlow), and preparing them.
         "tfds": [TFDS],
         "prepare": [TFDS, "tensorflow>=2.20,<3"],
         # Whoever else listens to a run's log: `log.writers`.
-        "loggers": ["tensorboardX>=2.6,<3", "wandb>=0.19,<1"],
+        "loggers": [TENSORBOARD, "wandb>=0.19,<1"],
         # The web page of `cdm study`.
         "study": STUDY,
         # Figures of the experiments.

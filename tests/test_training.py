@@ -20,7 +20,6 @@ from cdm.training import ema, loop, speed
 from cdm.training import run as runs
 from cdm.training import state as states
 from cdm.training.checkpoints import Checkpoints
-from cdm.training.log import WRITERS, Log
 from cdm.training.mesh import Partition
 
 
@@ -112,19 +111,6 @@ def test_a_run_folder_that_can_not_be_is_refused(run_config, tmp_path):
     for run in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(ValueError, match="`workdir`"):
             loop.train(run_config, run)
-
-
-def test_rows_past_the_checkpoint_and_half_a_line_are_cut(tmp_path):
-    log = Log(tmp_path, 0, 100)
-    for images in (10, 20, 30):
-        log.row(images=images, loss=0.5)
-    log.close()
-    with (tmp_path / "metrics.jsonl").open("a") as f:
-        f.write('{"images": 15, "lo')
-    log = Log(tmp_path, 20, 100)
-    log.row(images=25, loss=0.25)
-    log.close()
-    assert [row["images"] for row in rows(tmp_path)] == [10, 20, 25]
 
 
 @pytest.fixture(scope="module")
@@ -366,14 +352,3 @@ def test_model_flops_are_three_forward_passes_of_what_is_trained_on(tiny_sr):
     tiny_sr.data.crop = 8
     assert speed.flops_per_image(Stage(tiny_sr, ("a",))) == pytest.approx(whole / 4, rel=0.1)
     assert whole == pytest.approx(3 * describe(tiny_sr)["flops_per_image"]["denoise"], rel=0.02)
-
-
-def test_whoever_listens_gets_the_numbers_of_a_row(tmp_path, monkeypatch):
-    heard = []
-    monkeypatch.setitem(WRITERS, "tensorboard", lambda run, images: (
-        lambda images, values: heard.append((images, values)), lambda: heard.append("closed")))
-    log = Log(tmp_path, 0, 100, ["tensorboard"])
-    log.row(images=10, loss=float("inf"), loss_by_bin=[0.5, None], speed={"mfu": 0.25})
-    log.close()
-    assert heard == [(10, {"loss_by_bin/0": 0.5, "speed/mfu": 0.25}), "closed"]
-    assert rows(tmp_path) == [{"images": 10, "loss": None, "loss_by_bin": [0.5, None]}]

@@ -13,7 +13,8 @@ from cdm.images.files import replace, write_json, writing
 def _tensorboard(run, images):
     from tensorboardX import SummaryWriter  # writes its event files without TensorFlow
 
-    writer = SummaryWriter(str(run / "tensorboard"), purge_step=images + 1)
+    # A process a file: their names tell the second and the host, and one of the same name would be written over.
+    writer = SummaryWriter(str(run / "tensorboard"), purge_step=images + 1, filename_suffix=f".{images}")
 
     def write(images, values):
         for name, value in values.items():
@@ -30,7 +31,11 @@ def _wandb(run, images):
     if not path.exists():
         write_json(path, {"id": uuid.uuid4().hex[:12]})
     about = json.loads(path.read_text())
-    session = wandb.init(project="cdm", name=run.absolute().name, id=about["id"], dir=str(run), resume="allow")
+    try:
+        session = wandb.init(project="cdm", name=run.absolute().name, id=about["id"], dir=str(run), resume="allow")
+    except wandb.Error as e:
+        raise ValueError(f"`log.writers` (=wandb) must be able to begin a run there: {e}") from e
+    session.define_metric("*", step_metric="images")
     return lambda images, values: session.log({"images": images, **values}), session.finish
 
 
