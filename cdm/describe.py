@@ -21,18 +21,15 @@ def flops(function, *shapes):
         return None
 
 
-def describe(config, classes=None):
-    """Parameters, FLOPs per image, memory and shapes of a config's stage, as a JSON-ready dict.
+def describe(config, classes):
+    """Parameters, FLOPs per image, memory and shapes of a config's stage of those classes, as a JSON-ready dict.
 
     FLOPs are those of the lowered program: of one denoiser evaluation, of a sampling run by the config's settings
     (guidance counted twice), and of a training step per image (forward and backward, with the crop the config trains
     on); null where JAX has no CPU backend. Memory in bytes: of the parameters; of the training state with its
-    gradient; and of the activations that the backward pass keeps per image, before any fusion. `classes` are those of
-    the config's source unless given.
+    gradient; and of the activations that the backward pass keeps per image, before any fusion.
     """
-    from cdm.data.sources import open_source
-
-    stage = Stage(config, open_source(config.data.source).classes if classes is None else classes)
+    stage = Stage(config, classes)
     params = jax.eval_shape(stage.init)
 
     def shaped(*shape, dtype=jnp.float32):

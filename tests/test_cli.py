@@ -1,17 +1,24 @@
 """Laws of the command line: what scripts rely on, in a process of its own where the process is the point."""
 
+import ast
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from cdm import cli
+from cdm import config as configs
 from cdm.images.files import read_image
+from cdm.stage import Stage
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs" / "demo"
+CLASSES = {"tfds:imagenet2012": 1000}  # of sources that are not at hand
+EVERY = sorted(CONFIGS.parent.rglob("*.py"))
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +100,26 @@ def test_describe_counts_the_parameters_of_every_demo_config(capsys):
         assert about["params"] * 4 == about["memory"]["params"] > 0 and len(sizes) > 20
         assert about["flops_per_image"]["train"] > about["flops_per_image"]["denoise"] * (
             about["shapes"]["train_crop"] / about["shapes"]["output"][0]) ** 2 * 2
+
+
+def test_describe_without_the_pictures_is_told_the_classes(capsys):
+    away = ("describe", f"--config={CONFIGS / 'base_32.py'}", "--config.data.source=/not/here",
+            "--config.model.multipliers=(1,)", "--config.model.attention=()", "--config.model.blocks=1")
+    assert call(*away) == 2
+    error = capsys.readouterr().err
+    assert "--classes N" in error and error.count("\n") == 1
+    assert call(*away, "--classes", 7) == 0
+    assert json.loads(capsys.readouterr().out)["shapes"]["classes"] == 7
+
+
+@pytest.mark.parametrize("path", EVERY, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_config_is_valid_and_its_docstring_tells_its_name_and_its_size(path):
+    config, text = configs.load(path), ast.get_docstring(ast.parse(path.read_text()))
+    assert f"cdm train --config=configs/{path.parent.name}/{path.name} --workdir=runs/{config.name}" in text
+    if told := re.search(r"([\d.]+) M parameters", text):
+        stage = Stage(config, map(str, range(CLASSES[config.data.source])))
+        params = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(stage.init)))
+        assert f"{params / 1e6:.1f}" == told[1]
 
 
 @pytest.mark.parametrize("arguments", [("--config.train.imges=1",), ("--config.train.images=x",), ("--images=1",),

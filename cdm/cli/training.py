@@ -65,9 +65,18 @@ def export(args):
 def print_description(args):
     """Print what a config's stage amounts to, as JSON."""
     from cdm import config
+    from cdm.data.sources import open_source
     from cdm.describe import describe
 
-    print(json.dumps(describe(config.load(args.config, args.overrides)), indent=2))
+    settings = config.load(args.config, args.overrides)
+    if args.classes is None:
+        try:
+            classes = open_source(settings.data.source).classes
+        except ValueError as e:
+            raise ValueError(f"{e}; without the pictures, --classes N says of how many classes they are") from e
+    else:
+        classes = [str(i) for i in range(args.classes)]
+    print(json.dumps(describe(settings, classes), indent=2))
 
 
 def init(args):
@@ -112,6 +121,7 @@ def add(verbs):
 
     p = verb(verbs, "describe", print_description, "print the size, cost and shapes of a config's stage as JSON")
     p.add_argument("--config", required=True, metavar="FILE", help=config_help)
+    p.add_argument("--classes", type=int, metavar="N", help="of so many classes (default: those of the config's source)")
 
     p = verb(verbs, "export", export,
              "write a run's averaged weights as a stage folder; several, lowest first, as a cascade folder")

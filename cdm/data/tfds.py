@@ -34,8 +34,8 @@ def _load(name, split):
         # The image as the file that it is: TFDS would decode with whatever it finds installed.
         return builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()}), features, image, label
     except Exception as e:  # of TFDS, each kind of absence has its own
-        raise ValueError(f"`data.source` (=tfds:{name}), split {split}: {type(e).__name__}: "
-                         f"{(str(e).splitlines() or [''])[0]}") from e
+        raise ValueError(f"`data.source` (=tfds:{name}) must be a set prepared as ArrayRecord with a split {split}: "
+                         f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}") from e
 
 
 class Tfds:
