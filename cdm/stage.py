@@ -76,14 +76,14 @@ class Stage:
     def inherit(self, parent, seed=0):
         """Parameters to go on training with from those of `parent`, a Stage of the same network. The embedding of a
         class goes by its name; a class that the parent did not know starts fresh, as `init(seed)` has it."""
-        old, new = flatten(parent.params), flatten(jax.device_get(self.init(seed)))
+        old, new = flatten(parent.params), flatten(jax.eval_shape(self.init))
         table = "label_emb/embedding"
         for name in sorted(old.keys() | new.keys()):
             shapes = [tree[name].shape if name in tree else "missing" for tree in (old, new)]
             if name == table and name in old and name in new and shapes[0][1:] == shapes[1][1:]:
                 known = [slug(c) for c in parent.classes] + [None]  # the last row is the null class's
                 rows = {i: known.index(c) for i, c in enumerate([*map(slug, self.classes), None]) if c in known}
-                new[name] = np.array(new[name])
+                new[name] = np.array(jax.jit(lambda: flatten(self.init(seed))[table])())  # the rest is not computed
                 new[name][list(rows)] = old[name][list(rows.values())]
             elif shapes[0] != shapes[1]:
                 raise ValueError(f"`train.init_from` (={self.config.train.init_from}) must be a stage of the same "
