@@ -41,7 +41,7 @@ def test_an_untrained_run_is_told_what_it_does_not_do(run, verdicts):
     assert not verdicts["noise levels"].well and "linear filter wins" in verdicts["noise levels"].text
     assert not verdicts["class"].well and "does not seem to hear" in verdicts["class"].text
     with Image.open(run / "doctor.png") as picture:
-        assert picture.size == (8 * 8, 8 * (1 + 2 * len(doctor.SHOWN)))
+        assert picture.size == (64 * 8, 64 * (1 + 2 * len(doctor.SHOWN)))
 
 
 def test_an_input_matters_when_losses_rise_beyond_their_noise():

@@ -25,7 +25,7 @@ from cdm.training import state as states
 from cdm.training.run import restored
 
 TIMES = np.linspace(0.05, 0.95, 10)  # the middle of each bin
-SHOWN = (0.2, 0.4, 0.6, 0.8)  # noise levels of the picture
+SHOWN, LEAST = (0.2, 0.4, 0.6, 0.8), 64  # noise levels of the picture, and pixels of a side in it
 IMAGES, OVERFIT = 32, 4  # pictures that are looked at, and that are overfitted
 
 
@@ -137,8 +137,9 @@ def _wiener(stage, pictures, training):
 
 
 def _look(stage, params, p, run):
-    """Write the picture: real, then for each level of SHOWN what was seen and what was made of it."""
-    p = _Pictures(*(None if part is None else part[:8] for part in p))
+    """Write the picture: real, then for each level of SHOWN what was seen and what was made of it. Small pictures are
+    shown with larger pixels."""
+    p = _Pictures(*(None if part is None else part[:: max(len(part) // 8, 1)][:8] for part in p))
     rows, gains = [p.x0], []
     if p.lowres is not None:
         rows.append(np.asarray(resize(p.lowres, p.x0.shape[1:3])))
@@ -156,7 +157,8 @@ def _look(stage, params, p, run):
         # The best single gain for pictures of unit power: what doing nothing is worth.
         nothing = np.mean((alpha * np.asarray(x_t) - p.x0) ** 2)
         gains.append(10 * np.log10(nothing / np.mean((np.asarray(x0) - p.x0) ** 2)))
-    write_grid(f"{run}/doctor.png", np.stack([np.asarray(row) for row in rows]))
+    grid, pixel = np.stack([np.asarray(row) for row in rows]), max(LEAST // stage.size, 1)
+    write_grid(f"{run}/doctor.png", grid.repeat(pixel, axis=2).repeat(pixel, axis=3))
     return Verdict(min(gains) > 0, "denoising", "PSNR gained from t = " + ", ".join(
         f"{t}: {gain:+.1f} dB" for t, gain in zip(SHOWN, gains)) + f"; look at {run}/doctor.png")
 
