@@ -16,9 +16,10 @@ FLOORS = {
     "stage": 2, "data": 2,
     "diffusion": 1, "images": 1, "nn": 1, "config": 1,
 }
-# Within a floor: pixels know the process, networks know the resize, and a folder of samples knows the runner.
+# Within a floor: pixels know the process, networks know the resize, a folder of samples knows the runner, the
+# runner its settings, and a classifier that is trained to evaluate is kept and stopped as any training.
 NEIGHBOURS = {("images", "diffusion"), ("nn", "images"), ("samples", "cascade"), ("starter", "describe"),
-              ("cascade", "settings")}
+              ("cascade", "settings"), ("evals", "training")}
 FLAX_ROOMS = ("nn", "evals/networks")
 
 
