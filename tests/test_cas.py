@@ -229,6 +229,19 @@ def test_the_rate_rises_and_falls_to_nothing():
     assert rates[0] == 0 and np.argmax(rates) == 5 and rates[5] > 0.198 and rates[-1] == pytest.approx(0, abs=1e-6)
 
 
+def test_a_step_of_the_papers_network_keeps_its_state_in_float32():
+    config = FrozenConfigDict({**cas._config("resnet50", 64, "imagenet", False, 100, 1000, 8, 0).to_dict(),
+                               "dtype": "bfloat16"})
+    network = resnet.build("resnet50", 1000, config.dtype)
+    before = jax.eval_shape(functools.partial(classifier.create, network, config))
+    batch = {"image": jax.ShapeDtypeStruct((8, 64, 64, 3), jnp.uint8), "label": jax.ShapeDtypeStruct((8,), jnp.int32),
+             "index": jax.ShapeDtypeStruct((8,), jnp.uint32)}
+    after, metrics = jax.eval_shape(functools.partial(classifier.step, network, config), before, batch)
+    assert jax.tree.leaves(before) == jax.tree.leaves(after) and metrics["loss"].dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(before)} == {jnp.dtype("float32"), jnp.dtype("uint32")}
+    assert sum(leaf.size for leaf in jax.tree.leaves(before["params"])) == 25_557_032  # torchvision's, too
+
+
 def test_biases_and_norms_do_not_decay():
     params = {"kernel": jnp.ones([2, 2]), "bias": jnp.ones([2])}
     optimizer = classifier.optimizer(FrozenConfigDict({"train": {"weight_decay": 0.5}}))
