@@ -28,6 +28,7 @@ setup(
         "ml-collections>=1.1,<2",
         "absl-py>=2.1,<3",
         "numpy>=2,<3",
+        "scipy>=1.14,<2",
         "pillow>=11,<14",
         "safetensors>=0.5,<0.9",
         "scipy>=1.13,<2",
@@ -45,7 +46,7 @@ setup(
         # Figures of the experiments.
         "experiments": ["matplotlib>=3.8,<4"],
         # Independent implementations, to remake the golden files of the tests.
-        "reference": ["diffusers>=0.30,<1", "torch>=2.5,<3"],
+        "reference": ["diffusers>=0.30,<1", "scikit-image>=0.25,<1", "torch>=2.5,<3"],
     },
     entry_points={"console_scripts": ["cdm=cdm.cli:main"]},
 )

@@ -114,11 +114,11 @@ def count_labels(labels):
     return np.array(counts, np.int64)
 
 
-def sample_stage(stage, labels, seed=0, lowres=None, **changes):
-    """Sample one stage alone: [B, size, size, 3] in [-1, 1]. `lowres` [B, h, w, 3] in [-1, 1] for an SR stage;
-    `changes` are those of `settings_of`."""
+def sample_stage(stage, labels, seed=0, lowres=None, counts=None, **changes):
+    """Sample one stage alone: [B, size, size, 3] in [-1, 1]. `lowres` [B, h, w, 3] in [-1, 1] for an SR stage; `counts`
+    of a part of more images, those of `count_labels`, else from 0; `changes` are those of `settings_of`."""
     settings = settings_of(stage, **changes)
-    counts = count_labels(labels)
+    counts = count_labels(labels) if counts is None else counts
     devices = len(jax.local_devices())
     index = np.arange(-(-len(labels) // devices) * devices) % len(labels)  # padded to divide
     lowres = None if lowres is None else np.asarray(lowres, np.float32)[index]

@@ -1,4 +1,4 @@
-"""A regression, SR3's own baseline: a denoiser that does not look at x_t, so that every sampler gives its one answer."""
+"""A regression, SR3's own baseline: a denoiser that does not look at x_t, so every sampler gives its one answer."""
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +28,11 @@ def lowres():
 
 
 @pytest.mark.parametrize("residual", [False, True])
-def test_its_sample_is_what_the_network_answers_under_any_seed_sampler_and_steps(regression, make_stage, lowres, residual):
+def test_its_sample_is_what_the_network_answers_whatever_is_asked(regression, make_stage, lowres, residual):
     regression.diffusion.residual, regression.diffusion.data_std = residual, 0.1 if residual else 1.0
     stage, labels = make_stage(regression), np.array([0, 1, 2])
     zeros, levels = np.zeros((3, 16, 16, 3), np.float32), np.full((2, 3), [[-20], [20]], np.float32)
-    answer = stage.network.apply(stage.params, zeros, levels[0], labels, lowres, levels[1])
+    answer = jax.jit(stage.network.apply)(stage.params, zeros, levels[0], labels, lowres, levels[1])
     if residual:
         answer = resize(jnp.asarray(lowres), 16) + 0.1 * answer
     assert np.std(answer) > 0.1
@@ -45,7 +45,8 @@ def test_its_sample_is_what_the_network_answers_under_any_seed_sampler_and_steps
 def test_it_says_of_x_t_the_noise_that_its_x0_leaves(regression, make_stage, lowres):
     stage, random = make_stage(regression), np.random.default_rng(1)
     x_t, logsnr = random.normal(size=(3, 16, 16, 3)).astype(np.float32), np.float32([-3, 0, 3])
-    x0, eps, _ = stage.predict(stage.params, x_t, logsnr, np.array([0, 1, 2]), lowres, np.full(3, np.float32(20)))
+    x0, eps, _ = jax.jit(stage.predict)(stage.params, x_t, logsnr, np.array([0, 1, 2]), lowres,
+                                        np.full(3, np.float32(20)))
     alpha, sigma = (np.sqrt(1 / (1 + np.exp(sign * logsnr))).reshape(-1, 1, 1, 1) for sign in (-1, 1))
     np.testing.assert_allclose(alpha * x0 + sigma * eps, x_t, atol=1e-4)
 
@@ -56,16 +57,17 @@ def test_its_loss_does_not_depend_on_the_noise(regression, make_stage):
     x0, lowres = stage.pair(image)
     eps = random.normal(size=(2, 4, 16, 16, 3)).astype(np.float32)
     rest = np.zeros(4, np.int32), lowres, np.full(4, np.float32(20))
-    losses = [stage.regress(stage.params, x0, np.float32([level] * 4), e, *rest) for level, e in zip((-9, 9), eps)]
+    loss = jax.jit(stage.regress)
+    losses = [loss(stage.params, x0, np.float32([level] * 4), e, *rest) for level, e in zip((-9, 9), eps)]
     np.testing.assert_array_equal(*losses)
-    answer = stage.network.apply(stage.params, 0 * x0, np.full(4, np.float32(-20)), *rest)
+    answer = jax.jit(stage.network.apply)(stage.params, 0 * x0, np.full(4, np.float32(-20)), *rest)
     np.testing.assert_allclose(losses[0], np.mean((answer - to_float(image)) ** 2, axis=(1, 2, 3)), rtol=1e-4)
 
 
 @pytest.mark.slow
 def test_trained_it_comes_to_the_conditional_mean(regression):
-    """Pictures of one grey level each, shown by a low-res picture, and a checkerboard of random sign that is not: the mean
-    given the low-res picture is the grey level alone, at an error of the checkerboard's power."""
+    """Pictures of one grey level each, shown by a low-res picture, and a checkerboard of random sign that is not: the
+    mean given the low-res picture is the grey level alone, at an error of the checkerboard's power."""
     regression.data.source, regression.train.batch_size = "toy", 16
     regression.train.learning_rate, regression.train.warmup = 1e-2, 16
     stage, random = Stage(regression, ()), np.random.default_rng(0)

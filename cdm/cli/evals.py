@@ -1,9 +1,51 @@
-"""The verbs of `cdm eval`: weights, cas."""
+"""The verbs of `cdm eval`: weights, restoration, cas."""
 
 import pathlib
 import sys
 
 from cdm.cli.arguments import group, positive, verb
+
+FOLDERS = ("images", "reference", "scale", "protocol")
+STAGE = ("stage", "data", "regression", "count", "seed", "steps", "aug_level")
+
+
+def eval_restoration(args):
+    """Measure restored pictures against real ones: two folders, or what a super-resolution stage makes of a source."""
+    from cdm import load_stage
+    from cdm.data.sources import open_source
+    from cdm.evals import card
+    from cdm.evals.lpips import Lpips
+    from cdm.evals.pairs import measure_pairs
+    from cdm.evals.stages import measure_stage
+
+    given = {name for name, value in vars(args).items() if value is not None}
+    asked, other = (STAGE, FOLDERS) if given & {"stage", "data"} else (FOLDERS, STAGE)
+    for name in asked[:2]:
+        if name not in given:
+            raise ValueError(f"`{name}` must be given: --images and --reference, or --stage and --data")
+    for name in other:
+        if name in given:
+            raise ValueError(f"`{name}` (={getattr(args, name)}) must go with `{other[0]}`, not with `{asked[0]}`")
+    distance, lacking = None, None
+    try:
+        distance = Lpips()
+    except ValueError as e:
+        lacking = e
+    if asked is FOLDERS:
+        protocols = ("rgb", "y") if args.protocol == "both" else (args.protocol or "rgb",)
+        found = measure_pairs(args.images, args.reference, args.out, protocols, args.scale, distance)
+    else:
+        regression = load_stage(args.regression) if args.regression else None
+        found = measure_stage(load_stage(args.stage), open_source(args.data), args.data, args.out, args.count,
+                              args.seed or 0, regression, distance, steps=args.steps, aug_level=args.aug_level)
+    card.write(args.out, found)
+    for name, value in found["results"].items():
+        low, high = value.get("interval", [value["mean"]] * 2)
+        print(f"{name:24}{value['mean']:10.4f}   ({low:.4f} to {high:.4f})")
+    for name, count in found["about"]["infinite"].items():
+        print(f"{name} is infinite: {count} pictures equal their reference")
+    if lacking:
+        print(f"lpips was not measured: {lacking}")
 
 
 def eval_weights(args):
@@ -39,6 +81,21 @@ def add(verbs):
     p = verb(verbs, "weights", eval_weights, "fetch the weights of evaluation networks, checked by their SHA-256")
     p.add_argument("name", nargs="+", metavar="NAME",
                    help="lite0, rn50, inception, dinov2, dinov2_s, lpips_alex or lpips_vgg")
+
+    p = verb(verbs, "restoration", eval_restoration,
+             "PSNR, SSIM, LPIPS, consistency and colour drift of restored pictures, or of a super-resolution stage")
+    p.add_argument("--images", metavar="FOLDER", help="restored pictures")
+    p.add_argument("--reference", metavar="FOLDER", help="the real ones, by the same names")
+    p.add_argument("--scale", type=positive, metavar="S", help="what they were enlarged by")
+    p.add_argument("--protocol", choices=["rgb", "y", "both"], help="of PSNR and SSIM (default: rgb)")
+    p.add_argument("--stage", metavar="FOLDER", help="or: a super-resolution stage, beside bicubic and Lanczos")
+    p.add_argument("--data", metavar="SOURCE", help="real pictures for it: what data.source of a config may be")
+    p.add_argument("--regression", metavar="FOLDER", help="a regression of its size, to compare with")
+    p.add_argument("--count", type=positive, metavar="N", help="pictures, evenly over the source (default: all)")
+    p.add_argument("--seed", type=int, help="default: 0")
+    p.add_argument("--steps", type=positive, metavar="S", help="network evaluations of the stage")
+    p.add_argument("--aug-level", type=float, metavar="A", help="noise put on its input, in [0, 1]")
+    p.add_argument("--out", required=True, metavar="CARD.json", help="file to write; what belongs to it goes beside it")
 
     p = verb(verbs, "cas", eval_cas,
              "classification accuracy score: train a classifier on generated images, test it on real ones")

@@ -1,0 +1,74 @@
+"""What bicubic and Lanczos enlargement reach on folders of pictures, by the metrics of `cdm eval restoration`.
+
+    python -m experiments.restoration --data Set5 Set14 BSD100 --out experiments/restoration/baselines.json
+
+Each picture is cut to a multiple of the scale (at its right and lower edge, as the benchmarks do), shrunk by the one
+resize, kept in float, and enlarged again. Beside folders called set5, set14 and bsd100 stands the literature's bicubic
+PSNR of luma at x4, as Kim et al. 2016 (VDSR) and many after them have it.
+
+Their MATLAB programs leave a file of one channel as it is, where the protocol `y` compresses it to 16..235 like any
+other: by them its PSNR is 20 log10(255 / 219) = 1.32 dB lower. `psnr_y_grey_as_is` is the mean as they have it; Set14
+has one such file.
+"""
+
+import argparse
+import io
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from cdm.data.sources import Pictures
+from cdm.evals.restoration import measures
+from cdm.images.files import write_json
+from cdm.images.resize import resize, to_float, to_uint8
+
+PUBLISHED = {"set5": 28.42, "set14": 26.00, "bsd100": 25.96}
+GREY = 20 * np.log10(255 / 219)
+
+
+def lanczos(lowres, size):
+    """[h, w, 3] in [-1, 1] by Pillow's Lanczos filter, in float."""
+    return np.stack([np.asarray(Image.fromarray(channel).resize(size[::-1], Image.Resampling.LANCZOS))
+                     for channel in np.moveaxis(lowres, -1, 0)], axis=-1)
+
+
+def measure(data, scale):
+    """The means over a folder, {method: {metric: mean}}."""
+    source, rows = Pictures(pathlib.Path(data)), {"bicubic": [], "lanczos": []}
+    for i in range(len(source)):
+        image, grey = source.read(i), Image.open(io.BytesIO(source.encoded(i))).mode == "L"
+        height, width = (side // scale * scale for side in image.shape[:2])
+        image = image[:height, :width]
+        lowres = resize(to_float(image), (height // scale, width // scale))
+        for name, enlarge in (("bicubic", resize), ("lanczos", lanczos)):
+            row = measures(to_uint8(enlarge(lowres, (height, width))), image, ("rgb", "y"), scale, lowres)
+            rows[name].append(row | {"psnr_y_grey_as_is": row["psnr_y"] - grey * GREY})
+    return {"pictures": len(source), **{
+        name: {metric: float(np.mean([row[metric] for row in found])) for metric in found[0]}
+        for name, found in rows.items()}}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", nargs="+", required=True, metavar="FOLDER")
+    parser.add_argument("--scale", type=int, default=4)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    args = parser.parse_args()
+    table = {}
+    for data in args.data:
+        name = pathlib.Path(data).name
+        table[name] = found = measure(data, args.scale)
+        line = f"{name}: bicubic {found['bicubic']['psnr_y']:.3f} dB, lanczos {found['lanczos']['psnr_y']:.3f} dB"
+        if args.scale == 4 and name.lower() in PUBLISHED:
+            ours, published = found["bicubic"], PUBLISHED[name.lower()]
+            found["published"] = {"psnr_y": published, "difference": ours["psnr_y"] - published,
+                                  "difference_grey_as_is": ours["psnr_y_grey_as_is"] - published}
+            line += (f"; bicubic less the published {published:.2f}: {found['published']['difference']:+.3f}, grey as "
+                     f"is {found['published']['difference_grey_as_is']:+.3f}")
+        print(line)
+    write_json(args.out, {"scale": args.scale, "sets": table})
+
+
+if __name__ == "__main__":
+    main()
