@@ -18,23 +18,43 @@ from cdm.images.resize import resize
 
 
 class Input(NamedTuple):
-    """How uint8 images become a network's input: their size, the words for how they get it, and the rest."""
+    """How uint8 images become a network's input: the words for their resize, and the function."""
 
-    size: int
     resize: str
     prepare: Callable
 
 
 def _bicubic(scale):
     """The project's own resize, overshoot clipped, then `scale` of 0..255."""
-    return Input(224, "bicubic antialiased to 224, clipped",
+    return Input("bicubic antialiased to 224, clipped",
                  lambda images: scale(jnp.clip(resize(images, 224), 0, 255)))
 
 
+def _tensorflow1(images):
+    """What the graph of 2015-12-05 does to its images: bilinear between the pixels at and after i in / out, without
+    half a pixel's offset, without anti-aliasing."""
+    matrices = []
+    for size in images.shape[1:3]:
+        at = np.arange(299) * (size / 299)
+        near = np.floor(at).astype(int)
+        matrix = np.zeros((299, size), np.float32)
+        np.add.at(matrix, (np.arange(299), near), 1 - (at - near))
+        np.add.at(matrix, (np.arange(299), np.minimum(near + 1, size - 1)), at - near)
+        matrices.append(matrix)
+    rows, columns = matrices
+    images = jnp.einsum("yh,bhwc->bywc", rows, images.astype(jnp.float32), precision="highest")
+    return (jnp.einsum("xw,bywc->byxc", columns, images, precision="highest") - 128) / 128
+
+
 CAFFE_MEAN = np.float32([103.939, 116.779, 123.68])  # of ImageNet, blue first
+MEAN, DEVIATION = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])  # red first, of 0..1
+DINO = _bicubic(lambda x: (x / 255 - MEAN) / DEVIATION)
 INPUTS = {
     "lite0": _bicubic(lambda x: (x - 127) / 128),
     "rn50": _bicubic(lambda x: x[..., ::-1] - CAFFE_MEAN),
+    "inception": Input("TensorFlow 1 bilinear to 299, not antialiased", _tensorflow1),
+    "dinov2": DINO,
+    "dinov2_s": DINO,
 }
 
 

@@ -152,7 +152,8 @@ def load(name, path=None):
         variables = network.convert(arrays)
     except KeyError as e:
         raise ValueError(f"`weights` (={found}) must be those of {name}: they have no {e}") from e
-    wanted = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 224, 224, 3), "float32"))
+    images = [jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")] * (2 if name.startswith("lpips") else 1)
+    wanted = jax.eval_shape(network.init, jax.random.key(0), *images)
     wanted, got = ({key: leaf.shape for key, leaf in flatten(tree).items()} for tree in (wanted, variables))
     if wanted != got:
         key = min(set(wanted.items()) ^ set(got.items()))[0]

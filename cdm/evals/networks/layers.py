@@ -2,6 +2,7 @@
 
 from typing import Callable, NamedTuple
 
+import jax
 import numpy as np
 
 
@@ -9,7 +10,7 @@ class Network(NamedTuple):
     """A network as everyone outside sees it.
 
     init(key, images) -> variables, nested dicts of arrays
-    apply(variables, images [B, H, W, 3]) -> dict of arrays [B, ...]
+    apply(variables, images [B, H, W, 3]) -> dict of float32 arrays [B, ...]
     convert(arrays) -> variables, from the arrays of the published weights file by their names there
     """
 
@@ -19,8 +20,13 @@ class Network(NamedTuple):
 
 
 def network(module, convert):
-    """The Network of a module of one argument."""
-    return Network(module.init, module.apply, convert)
+    """The Network of a module. Products are float32 on every device: a GPU would round them to TF32."""
+
+    def apply(variables, *images):
+        with jax.default_matmul_precision("highest"):
+            return module.apply(variables, *images)
+
+    return Network(module.init, apply, convert)
 
 
 def kernel(weight):

@@ -4,16 +4,22 @@ The stride is in the first convolution of a block, as in the paper. A convolutio
 of the weights file, and its larger epsilon, go into the running statistics, where they say the same.
 """
 
+import math
 from typing import Callable, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cdm.evals.networks.layers import network
 
 EPSILON, KERAS_EPSILON = 1e-5, 1e-3
-INIT = nn.initializers.he_normal()
+
+
+def kernel_init(key, shape, dtype=jnp.float32):
+    """He et al.'s normal, drawn flat, which the CPU compiler is faster at."""
+    return math.sqrt(2 / math.prod(shape[:-1])) * jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
 
 
 class Block(nn.Module):
@@ -27,7 +33,7 @@ class Block(nn.Module):
     def __call__(self, x, train):
         def conv(h, kernel, channels, stride, name):
             return nn.Conv(channels, (kernel, kernel), stride, kernel // 2, use_bias=False, dtype=self.dtype,
-                           kernel_init=INIT, name=f"conv_{name}")(h)
+                           kernel_init=kernel_init, name=f"conv_{name}")(h)
 
         def norm(h, name, scale=nn.initializers.ones_init()):
             return nn.BatchNorm(not train, momentum=0.9, epsilon=EPSILON, dtype=self.dtype, scale_init=scale,
@@ -58,7 +64,7 @@ class ResNet(nn.Module):
     def __call__(self, x, train=False):
         kernel, stride = (3, 1) if self.small else (7, 2)
         x = nn.Conv(self.width, (kernel, kernel), stride, kernel // 2, use_bias=False, dtype=self.dtype,
-                    kernel_init=INIT, name="stem_conv")(x)
+                    kernel_init=kernel_init, name="stem_conv")(x)
         x = nn.relu(nn.BatchNorm(not train, momentum=0.9, epsilon=EPSILON, dtype=self.dtype, name="stem_norm")(x))
         if not self.small:
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
