@@ -3,10 +3,11 @@
     OUT/<class>_<count>.png     the images            OUT/samples.json    how each was made, enough to make it again
     OUT/grid.png                a row a class         OUT/<stage>/        what the stages below handed on
 
-With format zip or npz the images end as OUT/samples.zip or OUT/samples.npz (arr_0 [N, H, W, 3] uint8 and arr_1 [N]
-labels as in ADM's sample batches, and their file names), and nothing else. samples.json is written first, with the
-settings, and again at the end; images are written one by one and renamed when whole. So a run that was stopped goes
-on where it was, and more classes or a larger n add to the folder.
+With format zip or npz the images end as OUT/samples.zip (with its own samples.json) or OUT/samples.npz (arr_0
+[N, H, W, 3] uint8 and arr_1 [N] labels as in ADM's sample batches, their classes as `labels`, and their file names as
+`files`), and nothing else. samples.json is written first, with the settings, and again at the end; images are written
+one by one and renamed when whole. So a run that was stopped goes on where it was, and more classes or a larger n add
+to the folder.
 """
 
 import json
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 import cdm
 from cdm.cascade import check_seed
+from cdm.data.labels import UNCLASSED
 from cdm.images.files import hold, read_image, replace, write_grid, write_image, write_json
 from cdm.images.resize import to_float
 from cdm.stage import slug
@@ -47,7 +49,7 @@ def write_samples(cascade, out, labels, n, seed=0, batch_size=None, start_at=Non
     settings = cascade.settings(**changes)
     first, last, _ = cascade.check(settings, batch_size, start_at, stop_at)
     labels = list(dict.fromkeys(labels))
-    classes = cascade.classes or ("sample",)
+    classes = cascade.classes or (UNCLASSED,)
     wanted = [{"file": f"{slug(classes[label])}_{count:05d}.png", "class": classes[label],
                "label": label, "count": count, "start_at": start_at} for count in range(n) for label in labels]
     about = {
@@ -110,7 +112,7 @@ def _write(cascade, out, about, wanted, settings, batch_size, below):
     if png:
         _grid(out, wanted)
     elif folder.exists():
-        _pack(about["images"], folder, archive)
+        _pack(about, folder, archive)
     about["complete"] = True
     write_json(out / "samples.json", about)
     if not png:
@@ -163,16 +165,17 @@ def _names(archive):
         return []
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as z:
-            return z.namelist()
+            return [name for name in z.namelist() if name != "samples.json"]
     with np.load(archive) as arrays:
         return list(arrays["files"])
 
 
-def _pack(images, folder, archive):
-    """Gather what the archive holds already and the images of `folder` in a new archive, in the order of `images`.
+def _pack(about, folder, archive):
+    """Gather what the archive holds already and the images of `folder` in a new archive, in the order of samples.json.
 
     Arrays lie on disk while they are gathered, as a sample set may be larger than memory.
     """
+    images = about["images"]
     old = {name: i for i, name in enumerate(_names(archive))}
     files = [image["file"] for image in images]
     if archive.suffix == ".zip":
@@ -184,6 +187,7 @@ def _pack(images, folder, archive):
                     else:
                         with zipfile.ZipFile(archive) as before:
                             z.writestr(file, before.read(file))
+                z.writestr("samples.json", json.dumps({**about, "complete": True}))
     else:
         def write(path):
             before = None
@@ -197,7 +201,11 @@ def _pack(images, folder, archive):
             array.flush()
             np.save(folder / "arr_1.npy", np.array([image["label"] for image in images]))
             np.save(folder / "files.npy", np.array(files))
+            names = ["arr_0.npy", "arr_1.npy", "files.npy"]
+            if any(image["class"] != UNCLASSED for image in images):
+                np.save(folder / "labels.npy", np.array([image["class"] for image in images]))
+                names.append("labels.npy")
             with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as z:
-                for name in ("arr_0.npy", "arr_1.npy", "files.npy"):
+                for name in names:
                     z.write(folder / name, name)
     replace(archive, write)

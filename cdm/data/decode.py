@@ -34,6 +34,8 @@ def decode(data):
         turn = _turn(image)
         if turn is not None:
             image = image.transpose(turn)
+        if image.mode == "F":
+            raise ValueError("its pixels are floats, whose black and white nobody knows")
         if image.mode.startswith("I"):  # 16 bits, which Pillow would clip, not scale
             return np.repeat((np.asarray(image)[..., None] / 257).round().clip(0, 255).astype(np.uint8), 3, axis=2)
         if _transparent(image):

@@ -2,6 +2,7 @@
 
     labels.csv                   a header with `file` and `label`, a row a file
     labels.json, dataset.json    {"file": label, …}, or {"labels": [["file", label], …]} (StyleGAN, EDM), null for none
+    samples.json                 what `cdm sample` writes beside its images
     cat/1.png, dog/2.png         otherwise class folders, if there are folders
     1.png, 2.png                 and no labels if there are none
 
@@ -18,7 +19,8 @@ import numpy as np
 
 from cdm.data.decode import SUFFIXES
 
-TABLES = ("labels.csv", "labels.json", "dataset.json")
+SAMPLES, UNCLASSED = "samples.json", "sample"  # what cdm.samples calls the class of an image that has none
+TABLES = ("labels.csv", "labels.json", "dataset.json", SAMPLES)
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
@@ -29,6 +31,8 @@ def label(files, spec):
     names, values = [n for n in files.names if n.lower().endswith(SUFFIXES)], None
     if pairs is not None:
         names, values = [name for name, _ in pairs], [value for _, value in pairs]
+        if table == SAMPLES and set(values) == {UNCLASSED}:
+            values = None
     elif table is None and any("/" in n for n in names):
         values = _folders(names, spec)
     if not names:
@@ -38,6 +42,17 @@ def label(files, spec):
     labels, classes = number(values)
     order = sorted(range(len(names)), key=lambda i: (labels[i], names[i]))
     return [names[i] for i in order], labels[order], classes
+
+
+def samples(data, spec):
+    """The samples.json of a folder or archive of samples, of a run that came to its end, as cdm.samples has it."""
+    try:
+        about = json.loads(data)
+        if about["complete"]:
+            return {"format": about["format"], "images": about["images"]}
+    except (ValueError, KeyError, TypeError) as e:
+        raise ValueError(f"`data.source` (={spec}): {SAMPLES} can not be read: {type(e).__name__}: {e}") from e
+    raise ValueError(f"`data.source` (={spec}) must be whole; the sampling of it was stopped: run cdm sample again")
 
 
 def number(values):
@@ -74,6 +89,8 @@ def _table(table, data, spec):
             pairs = [(row["file"], row["label"]) for row in rows]
             if all((text or "").isdecimal() for _, text in pairs):
                 pairs = [(name, int(text)) for name, text in pairs]
+        elif table == SAMPLES:
+            pairs = [(image["file"], image["class"]) for image in samples(data, spec)["images"]]
         else:
             value = json.loads(text)
             need(isinstance(value, dict), "be an object")

@@ -3,7 +3,8 @@
     fluent_emoji[:SPLIT]     the embedded Fluent Emoji 3D set
     tfds:NAME[:SPLIT]        TensorFlow Datasets, prepared as ArrayRecord (extra [tfds])
     FILE.npz                 arrays
-    FOLDER                   a pack, or pictures: in class folders, beside a table of labels, or without labels
+    FOLDER                   a pack, what `cdm sample` wrote, or pictures: in class folders, beside a table of labels,
+                             or without labels
     FILE.zip, FILE.tar       an archive of such a folder; ImageNet's tars as they are
 
 A Source is random access, from any thread: `len`, `classes` (names; () without labels), `labels` ([N] int32; zeros
@@ -22,7 +23,7 @@ import numpy as np
 from cdm.data.arrays import Arrays
 from cdm.data.decode import decode
 from cdm.data.files import open_files
-from cdm.data.labels import TABLES, label
+from cdm.data.labels import SAMPLES, TABLES, label, samples
 from cdm.data.packs import Pack, is_pack
 
 EMBEDDED = "fluent_emoji"
@@ -95,6 +96,9 @@ def open_source(spec, split="train"):
     try:
         if is_pack(spec):
             return Pack(spec)
+        about = pathlib.Path(spec) / SAMPLES
+        if about.is_file() and (ending := samples(about.read_bytes(), spec)["format"]) != "png":
+            spec = str(about.with_name(f"samples.{ending}"))
         return Arrays(spec) if spec.lower().endswith(".npz") else Pictures(pathlib.Path(spec))
     except OSError as e:
         raise ValueError(f"`data.source` (={spec}) must be readable: {e.strerror or e}") from e
