@@ -1,4 +1,4 @@
-"""The verbs of `cdm eval`: weights, restoration, cas."""
+"""The verbs of `cdm eval`: weights, restoration, cas, distribution, compare, neighbours."""
 
 import pathlib
 import sys
@@ -75,6 +75,45 @@ def eval_cas(args):
         print(f"{name} {result['mean']:.1%}" + (f" ({low:.1%} to {high:.1%})" if low is not None else ""))
 
 
+def eval_distribution(args):
+    """Measure how far sets of images lie from a reference."""
+    from cdm.evals.features import load_extractor
+    from cdm.evals.measure import measure
+
+    card = measure(args.images, args.reference, args.out, load_extractor(args.features, args.weights), args.size,
+                   args.blocks, args.pca, args.metrics and args.metrics.split(","), args.statistics)
+    for name, value in card["results"].items():
+        interval = "  ({:.6g} to {:.6g})".format(*value["interval"]) if "interval" in value else ""
+        print(f"{name:24s} {value['mean']:.6g}{interval}")
+
+
+def eval_compare(args):
+    """Print how the results of two cards differ."""
+    from cdm.evals import card
+
+    for name, value in card.compare(card.read(args.a), card.read(args.b)).items():
+        interval = "  ({:+.6g} to {:+.6g})".format(*value["interval"]) if "interval" in value else ""
+        print(f"{name:24s} {value['a']:.6g} to {value['b']:.6g}: {value['difference']:+.6g}{interval}")
+
+
+def eval_neighbours(args):
+    """Show the training images that are nearest to samples."""
+    from cdm.evals.features import load_extractor
+    from cdm.evals.neighbours import neighbours
+
+    card = neighbours(args.images, args.reference, args.out, load_extractor(args.features, args.weights), args.size,
+                      args.held_out)
+    for name, value in card["results"].items():
+        print(f"{name:36s} {value:.4g}")
+    print(f"the nearest training images of those most like one: {args.out}/neighbours.png")
+
+
+def _features(p):
+    p.add_argument("--features", default="lite0", help="lite0, rn50, inception, dinov2 or dinov2_s (default: lite0)")
+    p.add_argument("--weights", metavar="FILE", help="of that network (default: what cdm eval weights fetched)")
+    p.add_argument("--size", type=positive, metavar="S", help="make every image a square of this side")
+
+
 def add(verbs):
     """Add them to the parser."""
     verbs = group(verbs, "eval", "measure generated images")
@@ -113,3 +152,25 @@ def add(verbs):
     p.add_argument("--batch-size", type=positive, metavar="B", help="default: 256; small: 64")
     p.add_argument("--size", type=positive, metavar="S", help="pixels of a side (default: the generated images')")
     p.add_argument("--seed", type=int, default=0, help="default: 0")
+
+    source_help = "what data.source of a config may be"
+    p = verb(verbs, "distribution", eval_distribution,
+             "distance of samples from real images: Frechet distances, KID, IS, precision and recall, as a card")
+    p.add_argument("--images", required=True, nargs="+", metavar="X", help=f"samples, a set a seed: {source_help}")
+    p.add_argument("--reference", required=True, metavar="Y", help="real images, or a file of statistics (.npz)")
+    p.add_argument("--out", required=True, metavar="CARD.json", help="file to write; run again to resume")
+    _features(p)
+    p.add_argument("--blocks", type=positive, default=1, metavar="K", help="measure one set in so many equal parts")
+    p.add_argument("--pca", type=positive, metavar="D", help="Frechet distances in the D main directions of Y")
+    p.add_argument("--metrics", metavar="M,M,…", help="of fd, sfid, kid, is, pr (default: all that the features give)")
+    p.add_argument("--statistics", metavar="FILE.npz", help="write the statistics of Y, to be a --reference later")
+    p = verb(verbs, "compare", eval_compare, "how the results of two cards of one protocol differ")
+    p.add_argument("a", metavar="A.json")
+    p.add_argument("b", metavar="B.json")
+    p = verb(verbs, "neighbours", eval_neighbours,
+             "memorisation: the training images nearest to each sample, and how much nearer they are than real ones")
+    p.add_argument("--images", required=True, metavar="X", help=f"samples: {source_help}")
+    p.add_argument("--reference", required=True, metavar="Y", help="the images trained on")
+    p.add_argument("--held-out", metavar="Z", help="real images not trained on (default: Y, each beside the others)")
+    p.add_argument("--out", required=True, metavar="DIR", help="folder to write; run again to resume")
+    _features(p)
