@@ -120,15 +120,17 @@ def train(source, config, run, asked=lambda: False):
                 leaf.shape, leaf.dtype, sharding=everywhere), shapes))
         else:
             state = jax.jit(make, out_shardings=everywhere)()
-        advance = jax.jit(functools.partial(step, network, config), donate_argnums=0)
+        advance = jax.jit(functools.partial(step, network, config), donate_argnums=0, out_shardings=everywhere)
 
         def due(parts):
             """Whether the batch that ends at `images` passed such a part of the run."""
             return images * parts // total > (images - batch_size) * parts // total
 
         with contextlib.closing(Log(run, images, total)) as log:
+            metrics = None
             for batch in batches(source, config, images, total, bad=bad):
-                state, metrics = advance(state, jax.device_put(batch, split))
+                before, (state, metrics) = metrics, advance(state, jax.device_put(batch, split))
+                jax.block_until_ready(before)  # one step ahead of the device and no more, so that memory stays flat
                 images += batch_size
                 log.advance(batch_size)
                 if bad:
