@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from cdm.cascade import check_seed
 from cdm.data.decode import Unreadable
-from cdm.data.sources import open_source, read_square
+from cdm.data.reading import read_square
+from cdm.data.sources import open_source
 from cdm.data.threads import in_order
 from cdm.evals import classifier
 from cdm.images.files import hold, write_json

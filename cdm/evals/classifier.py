@@ -21,7 +21,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cdm.data.pipeline import batches
-from cdm.data.sources import read_square
+from cdm.data.reading import read_square
 from cdm.data.threads import in_order
 from cdm.evals.networks import resnet
 from cdm.images.resize import to_float
