@@ -302,9 +302,13 @@ class Cascade:
                 stage.save(partial / stage.name, dtype)
             for name, guide in self.guides.items():
                 guide.save(partial / _guide_of(name), dtype)
-            write_json(partial / "cascade.json", {
-                "schema_version": SCHEMA_VERSION, "stages": [stage.name for stage in self.stages],
-                "sampling": self.sampling, "guides": list(self.guides)})
+            self.save_sampling(partial)
+
+    def save_sampling(self, folder):
+        """Write cascade.json, with the settings as they are now, into a cascade folder."""
+        write_json(pathlib.Path(folder) / "cascade.json", {
+            "schema_version": SCHEMA_VERSION, "stages": [stage.name for stage in self.stages],
+            "sampling": self.sampling, "guides": list(self.guides)})
 
 
 def _guide_of(name):

@@ -50,8 +50,8 @@ def write_samples(cascade, out, labels, n, seed=0, batch_size=None, start_at=Non
     first, last, _ = cascade.check(settings, batch_size, start_at, stop_at)
     labels = list(dict.fromkeys(labels))
     classes = cascade.classes or (UNCLASSED,)
-    wanted = [{"file": f"{slug(classes[label])}_{count:05d}.png", "class": classes[label],
-               "label": label, "count": count, "start_at": start_at} for count in range(n) for label in labels]
+    wanted = [{"file": file_name(cascade.classes, label, count), "class": classes[label], "label": label,
+               "count": count, "start_at": start_at} for count in range(n) for label in labels]
     about = {
         "cdm": cdm.__version__, "jax": jax.__version__, "backend": jax.default_backend(), "seed": seed,
         "stop_at": cascade.stages[last].name, "format": format,
@@ -71,6 +71,11 @@ def write_samples(cascade, out, labels, n, seed=0, batch_size=None, start_at=Non
             out.rmdir()
         raise
     return about
+
+
+def file_name(classes, label, count):
+    """The file of the image `count` of a label."""
+    return f"{slug(classes[label]) if classes else UNCLASSED}_{count:05d}.png"
 
 
 def _write(cascade, out, about, wanted, settings, batch_size, below):

@@ -228,6 +228,12 @@ def extractor():
 
 
 @pytest.fixture(scope="session")
+def convolution():
+    """One for all."""
+    return Convolution()
+
+
+@pytest.fixture(scope="session")
 def smooth():
     """smooth(n, seed, size) -> [n, size, size, 3] uint8 pictures, no two alike."""
 

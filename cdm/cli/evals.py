@@ -1,9 +1,9 @@
-"""The verbs of `cdm eval`: weights, restoration, cas, distribution, compare, neighbours."""
+"""The verbs that measure: `cdm eval …`, and tune."""
 
 import pathlib
 import sys
 
-from cdm.cli.arguments import group, positive, verb
+from cdm.cli.arguments import group, positive, values, verb
 
 FOLDERS = ("images", "reference", "scale", "protocol")
 STAGE = ("stage", "data", "regression", "count", "seed", "steps", "aug_level")
@@ -64,8 +64,8 @@ def eval_cas(args):
 
     try:
         found = score(args.images, args.reference, args.workdir or pathlib.Path(args.out).with_suffix(".run"),
-                      args.baseline, args.network, args.epochs, args.train_images, args.batch_size, args.size, args.seed,
-                      args.augment)
+                      args.baseline, args.network, args.epochs, args.train_images, args.batch_size, args.size,
+                      args.seed, args.augment)
     except (Stopped, FloatingPointError) as e:
         print(f"cdm: {e}", file=sys.stderr)
         return 75 if isinstance(e, Stopped) else 1
@@ -108,20 +108,55 @@ def eval_neighbours(args):
     print(f"the nearest training images of those most like one: {args.out}/neighbours.png")
 
 
+def eval_cascade(args):
+    """Write the report on a cascade."""
+    import cdm
+    from cdm.cascade import shipped
+    from cdm.data.sources import open_source
+    from cdm.evals.features import load_extractor
+    from cdm.evals.report import report
+
+    data = open_source(args.data)
+    result = report(cdm.load_cascade(args.cascade or shipped()), load_extractor(args.features, args.weights), data,
+                    open_source(args.reference) if args.reference else data, args.out, args.n, args.seed,
+                    args.batch_size)
+    for part in result["shares"]:
+        print(f"{part['stage']}: {part['share']:.1%} of the final error")
+    print(f"the report: {args.out}/report.html")
+
+
+def tune(args):
+    """Search the settings of a cascade's stages."""
+    from cdm.data.sources import open_source
+    from cdm.evals.features import load_extractor
+    from cdm.evals.tune import tune
+
+    def several(value):
+        return value if value is None or isinstance(value, list) else [value]
+
+    result = tune(args.cascade, load_extractor(args.features, args.weights), open_source(args.data), args.workdir,
+                  args.budget, args.seed, args.stage, args.batch_size, steps=several(args.steps),
+                  guidance=several(args.guidance), sampler=several(args.sampler), grid=several(args.grid),
+                  aug_level=several(args.aug_level))
+    for part in result["found"]:
+        print(f"{part['stage']}: " + ", ".join(f"{name} {value}" for name, value in part["winner"].items()))
+    print(f"written into {args.cascade}: cascade.json, tune.json, tune.html")
+
+
 def _features(p):
     p.add_argument("--features", default="lite0", help="lite0, rn50, inception, dinov2 or dinov2_s (default: lite0)")
     p.add_argument("--weights", metavar="FILE", help="of that network (default: what cdm eval weights fetched)")
-    p.add_argument("--size", type=positive, metavar="S", help="make every image a square of this side")
 
 
 def add(verbs):
     """Add them to the parser."""
-    verbs = group(verbs, "eval", "measure generated images")
-    p = verb(verbs, "weights", eval_weights, "fetch the weights of evaluation networks, checked by their SHA-256")
+    evals = group(verbs, "eval", "measure generated images, stages and cascades")
+    source_help, square_help = "what data.source of a config may be", "make every image a square of this side"
+    p = verb(evals, "weights", eval_weights, "fetch the weights of evaluation networks, checked by their SHA-256")
     p.add_argument("name", nargs="+", metavar="NAME",
                    help="lite0, rn50, inception, dinov2, dinov2_s, lpips_alex or lpips_vgg")
 
-    p = verb(verbs, "restoration", eval_restoration,
+    p = verb(evals, "restoration", eval_restoration,
              "PSNR, SSIM, LPIPS, consistency and colour drift of restored pictures, or of a super-resolution stage")
     p.add_argument("--images", metavar="FOLDER", help="restored pictures")
     p.add_argument("--reference", metavar="FOLDER", help="the real ones, by the same names")
@@ -136,7 +171,7 @@ def add(verbs):
     p.add_argument("--aug-level", type=float, metavar="A", help="noise put on its input, in [0, 1]")
     p.add_argument("--out", required=True, metavar="CARD.json", help="file to write; what belongs to it goes beside it")
 
-    p = verb(verbs, "cas", eval_cas,
+    p = verb(evals, "cas", eval_cas,
              "classification accuracy score: train a classifier on generated images, test it on real ones")
     p.add_argument("--images", required=True, metavar="SOURCE",
                    help="generated images with classes: what data.source of a config may be")
@@ -153,24 +188,53 @@ def add(verbs):
     p.add_argument("--size", type=positive, metavar="S", help="pixels of a side (default: the generated images')")
     p.add_argument("--seed", type=int, default=0, help="default: 0")
 
-    source_help = "what data.source of a config may be"
-    p = verb(verbs, "distribution", eval_distribution,
+    p = verb(evals, "distribution", eval_distribution,
              "distance of samples from real images: Frechet distances, KID, IS, precision and recall, as a card")
     p.add_argument("--images", required=True, nargs="+", metavar="X", help=f"samples, a set a seed: {source_help}")
     p.add_argument("--reference", required=True, metavar="Y", help="real images, or a file of statistics (.npz)")
     p.add_argument("--out", required=True, metavar="CARD.json", help="file to write; run again to resume")
+    p.add_argument("--size", type=positive, metavar="S", help=square_help)
     _features(p)
     p.add_argument("--blocks", type=positive, default=1, metavar="K", help="measure one set in so many equal parts")
     p.add_argument("--pca", type=positive, metavar="D", help="Frechet distances in the D main directions of Y")
     p.add_argument("--metrics", metavar="M,M,…", help="of fd, sfid, kid, is, pr (default: all that the features give)")
     p.add_argument("--statistics", metavar="FILE.npz", help="write the statistics of Y, to be a --reference later")
-    p = verb(verbs, "compare", eval_compare, "how the results of two cards of one protocol differ")
+    p = verb(evals, "compare", eval_compare, "how the results of two cards of one protocol differ")
     p.add_argument("a", metavar="A.json")
     p.add_argument("b", metavar="B.json")
-    p = verb(verbs, "neighbours", eval_neighbours,
+    p = verb(evals, "neighbours", eval_neighbours,
              "memorisation: the training images nearest to each sample, and how much nearer they are than real ones")
     p.add_argument("--images", required=True, metavar="X", help=f"samples: {source_help}")
     p.add_argument("--reference", required=True, metavar="Y", help="the images trained on")
     p.add_argument("--held-out", metavar="Z", help="real images not trained on (default: Y, each beside the others)")
     p.add_argument("--out", required=True, metavar="DIR", help="folder to write; run again to resume")
+    p.add_argument("--size", type=positive, metavar="S", help=square_help)
+    _features(p)
+
+    p = verb(evals, "cascade", eval_cascade, "report on a cascade: each stage with real input, with its predecessor's "
+             "output and in the whole chain, and the share of the final error that it adds")
+    p.add_argument("--cascade", metavar="FOLDER", help="cascade folder (default: the one that comes with the package)")
+    p.add_argument("--data", required=True, metavar="SOURCE", help=f"real pictures that enter: {source_help}")
+    p.add_argument("--reference", metavar="SOURCE", help="real pictures to compare with (default: --data)")
+    p.add_argument("--out", required=True, metavar="DIR", help="folder to write, or to go on writing")
+    p.add_argument("-n", type=positive, default=20, help="pictures of each class (default: 20)")
+    p.add_argument("--seed", type=int, default=0, help="default: 0")
+    p.add_argument("--batch-size", type=int, metavar="B", help="images at a time")
+    _features(p)
+
+    p = verb(verbs, "tune", tune, "search guidance, steps, sampler and augmentation level of a cascade's stages, by "
+             "the distance of samples from real pictures, and write the best into its folder")
+    p.add_argument("--cascade", required=True, metavar="FOLDER", help="cascade folder, whose settings are changed")
+    p.add_argument("--data", required=True, metavar="SOURCE", help=f"real pictures to compare with: {source_help}")
+    p.add_argument("--workdir", required=True, metavar="WORK", help="folder of samples and scores, new or to resume")
+    p.add_argument("--stage", nargs="+", metavar="STAGE", help="stages to search (default: all, from the lowest)")
+    p.add_argument("--budget", type=positive, default=2000, metavar="IMAGES", help="to sample a stage (default: 2000)")
+    p.add_argument("--seed", type=int, default=0, help="default: 0")
+    p.add_argument("--batch-size", type=int, metavar="B", help="images at a time")
+    tried = "values to try, comma-separated (default: a few around the present one)"
+    p.add_argument("--steps", type=values(int), metavar="S,S,…", help=tried)
+    p.add_argument("--guidance", type=values(float), metavar="W,W,…", help=tried)
+    p.add_argument("--aug-level", type=values(float), metavar="A,A,…", help=tried)
+    p.add_argument("--sampler", type=values(str), metavar="NAME,NAME,…", help="samplers to try (default: the present)")
+    p.add_argument("--grid", type=values(str), metavar="NAME,NAME,…", help="grids to try (default: the present one)")
     _features(p)

@@ -1,0 +1,66 @@
+"""A cascade of photographs, 32 -> 64 -> 128, ten classes of ImageNet (Imagenette), from pictures to the whole report.
+
+    python -m experiments.imagenette --data imagenette128 --runs runs/imagenette --out experiments/imagenette
+
+`--data` is a folder with train/ and val/, each of class folders. Everything is resumable: the same command goes on where
+it was stopped. It packs the pictures a size a stage, trains the three stages by the configs beside this file, searches the
+settings against training pictures (`cdm tune`), reports on the cascade with held-out pictures entering (`cdm eval
+cascade`), and measures KID and the classification accuracy score. Sizes are those of two CPU cores;
+`--config.KEY=VALUE` given to this command goes to every training, so an accelerator may be used in full. Weights are research
+only, as the pictures are (ImageNet's terms), and are not in the repository.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+
+from cdm.images.files import write_json
+from experiments.demo.train import cdm
+
+STAGES = {"base_32": 32, "sr_64": 64, "sr_128": 128}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with train/ and val/")
+    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/imagenette"), help="where all is made")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="where the results go")
+    parser.add_argument("--budget", type=int, default=2000, help="images of the search, a stage (default: 2000)")
+    parser.add_argument("-n", type=int, default=20, help="pictures of each class in the report (default: 20)")
+    parser.add_argument("--samples", type=int, default=100, help="images of each class for KID and CAS (default: 100)")
+    args, overrides = parser.parse_known_args()
+    runs, configs = args.runs, pathlib.Path(__file__).parent
+    for name, size in STAGES.items():
+        pack = runs / f"train_{size}"
+        if not pack.exists():
+            cdm("data", "pack", args.data / "train", "--size", size, "--out", pack)
+        cdm("train", f"--config={configs / name}.py", f"--workdir={runs / name}", f"--config.data.source={pack}",
+            *overrides)
+    cascade = runs / "cascade"
+    if not cascade.exists():
+        cdm("export", *(runs / name for name in STAGES), "--out", cascade)
+    val, train = args.data / "val", runs / "train_128"
+    cdm("tune", "--cascade", cascade, "--data", train, "--workdir", runs / "tune", "--budget", args.budget)
+    cdm("eval", "cascade", "--cascade", cascade, "--data", val, "--reference", train, "-n", args.n,
+        "--out", runs / "report")
+    classes = json.loads((cascade / "base_32" / "stage.json").read_text())["classes"]
+    samples = runs / "samples"
+    cdm("sample", "--cascade", cascade, "--class", *classes, "-n", args.samples, "--out", samples)
+    cdm("eval", "distribution", "--images", samples, "--reference", train, "--size", 128, "--pca", 256,
+        "--out", runs / "distribution.json")
+    cdm("eval", "distribution", "--images", val, "--reference", train, "--size", 128, "--pca", 256,
+        "--out", runs / "distribution_of_val.json")
+    cdm("eval", "cas", "--images", samples, "--reference", val, "--size", 32, "--network", "small",
+        "--baseline", train, "--workdir", runs / "cas", "--out", runs / "cas.json")
+    for path in ("report/report.json", "report/report.html", "distribution.json", "distribution_of_val.json",
+                 "cas.json"):
+        shutil.copy(runs / path, args.out)
+    for path in ("tune.json", "tune.html"):
+        shutil.copy(cascade / path, args.out)
+    write_json(args.out / "images.json", {name: json.loads((cascade / name / "stage.json").read_text())["facts"]
+                                          for name in STAGES})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Laws of the report on a cascade, and of the search for its settings."""
+
+import json
+import xml.etree.ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cdm.cascade import load_cascade
+from cdm.data.sources import open_source
+from cdm.evals import page, tune
+from cdm.evals.report import report
+
+N = 8  # of each of three classes
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """The Source of N pictures of each class, and a folder of them."""
+    folder, random = tmp_path_factory.mktemp("real"), np.random.default_rng(0)
+    for name in ("animals", "food", "symbols"):
+        (folder / name).mkdir()
+        for i in range(N):
+            blocks = random.integers(0, 256, (4, 4, 3), np.uint8)
+            Image.fromarray(blocks).resize((32, 32), Image.Resampling.BICUBIC).save(folder / name / f"{i}.png")
+    return open_source(str(folder))
+
+
+@pytest.fixture(scope="module")
+def made(cascade, convolution, pictures, tmp_path_factory):
+    out = tmp_path_factory.mktemp("reports") / "report"
+    return out, report(cascade, convolution, pictures, pictures, out, n=N)
+
+
+def test_shares_sum_to_one_and_the_chain_begins_at_the_base(made):
+    _, result = made
+    assert sum(part["share"] for part in result["shares"]) == pytest.approx(1)
+    base, first, last = result["distances"]
+    assert first["previous_output"] == first["whole_chain"] != first["real_input"]
+    assert result["shares"][0]["distance_when_real_enters"] == last["whole_chain"]
+    assert result["shares"][-1]["distance_when_real_enters"] == last["real_input"]
+    assert base["whole_chain"]["value"] > base["real_pictures"]["value"]
+
+
+def test_real_input_is_the_picture_made_small_by_the_one_resize(made, pictures):
+    from cdm.evals.report import pair
+    from cdm.evals.scoring import Real
+    from cdm.images.files import read_image
+
+    out, _ = made
+    real = Real(pictures, ("animals", "food", "symbols"), N)
+    stage = type("Size", (), {"size": 32, "lowres_size": 16})
+    low, _ = pair(stage, real, 1, 3)
+    np.testing.assert_array_equal(read_image(out / "from_sr_32" / "sr_16" / "food_00003.png"), low)
+
+
+def test_a_report_made_again_samples_nothing_and_says_the_same(made, cascade, convolution, pictures):
+    out, result = made
+    stamps = {path: path.stat().st_mtime_ns for path in out.glob("from_*/*_0*.png")}
+    assert report(cascade, convolution, pictures, pictures, out, n=N) == json.loads(json.dumps(result))
+    assert stamps == {path: path.stat().st_mtime_ns for path in out.glob("from_*/*_0*.png")} and stamps
+    with pytest.raises(ValueError, match="^`out` .*differ: .*seed"):
+        report(cascade, convolution, pictures, pictures, out, n=N, seed=1)
+
+
+def test_the_page_stands_alone(made):
+    text = (made[0] / "report.html").read_text()
+    assert "from noise" in text and 'src="http' not in text and text.count("data:image/png") == 4
+
+
+def test_plots_are_well_formed_and_keep_their_numbers_in_the_frame():
+    for plot in (page.bars(["a", "b"], ["x & y", "z"], [[1.0, None], [-0.5, 2]], [[0.1, None], [0, 0.3]], "d", "c<"),
+                 page.points({"one": [(1, 2.0, 0.1), (5, 1.0, 0.2)]}, "x", "y", "c", (1, 2.0, 0.1)),
+                 page.points({"one": [(3, 2.0, 0.0)]}, "x", "y", "alone")):
+        root = xml.etree.ElementTree.fromstring(plot)
+        for circle in root.iter("{http://www.w3.org/2000/svg}circle"):
+            assert 0 <= float(circle.get("cx")) <= 640 and 0 <= float(circle.get("cy")) <= 320
+
+
+@pytest.fixture
+def folder(cascade, tmp_path):
+    cascade.save(tmp_path / "cascade")
+    return tmp_path / "cascade"
+
+
+@pytest.fixture(scope="module")
+def planted(cascade, tmp_path_factory):
+    """planted(stage, **settings) -> Source of real pictures: what the cascade makes with settings to be found."""
+
+    def make(stage, **settings):
+        labels = np.repeat(np.arange(3), 40)
+        images = cascade.sample(list(labels), seed=7, stop_at=stage, steps=4, **settings)
+        path = tmp_path_factory.mktemp("planted") / "real.npz"
+        np.savez(path, images=images, labels=np.array(["animals", "food", "symbols"])[labels])
+        return open_source(str(path))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def guided(planted):
+    return planted("base_8", guidance=[3.0, 0.0, 0.0])
+
+
+def search(folder, convolution, source, work, stage="base_8", budget=400, **changes):
+    values = {"guidance": [0.0, 3.0], "steps": [4], **changes}
+    return tune.tune(folder, convolution, source, work, budget, stages=[stage], **values)
+
+
+def test_the_search_finds_what_the_pictures_were_made_with(folder, convolution, guided, planted, tmp_path):
+    noisy = planted("sr_16", aug_level=0.5)
+    level = search(folder, convolution, noisy, tmp_path / "sr", "sr_16", aug_level=[0.0, 0.5], guidance=[0.0])
+    weight = search(folder, convolution, guided, tmp_path / "base")
+    assert weight["found"][0]["winner"]["guidance"] == 3.0 and level["found"][0]["winner"]["aug_level"] == 0.5
+    sampling = load_cascade(folder).sampling
+    assert sampling["base_8"]["guidance"] == 3.0 and sampling["sr_16"]["aug_level"] == 0.5
+    assert json.loads((folder / "tune.json").read_text()) == json.loads(json.dumps(weight))
+
+
+def test_a_search_that_was_killed_ends_as_one_that_was_not(folder, convolution, guided, tmp_path):
+    result = search(folder, convolution, guided, tmp_path / "work")
+    rows = (tmp_path / "work" / "rows.jsonl").read_text()
+    (tmp_path / "work" / "rows.jsonl").write_text(rows[: len(rows) * 3 // 4])  # half of the last one
+    (tmp_path / "work" / "base_8" / "001" / "food_00002.png").unlink()
+    assert search(folder, convolution, guided, tmp_path / "work") == result
+    assert (tmp_path / "work" / "rows.jsonl").read_text() == rows
+    with pytest.raises(ValueError, match="^`workdir` .*differ: budget"):
+        search(folder, convolution, guided, tmp_path / "work", budget=500)
+
+
+def test_the_budget_is_kept_and_halves_candidates():
+    for count, budget, classes in ((1, 100, 3), (12, 3000, 3), (45, 20_000, 9)):
+        found = tune.rungs(count, budget, classes)
+        assert sum(size * n * classes for size, n in found) <= budget
+        assert [size for size, _ in found] == sorted((size for size, _ in found), reverse=True)
+        assert found[-1][0] == min(count, tune.FINAL)
+    with pytest.raises(ValueError, match="^`budget` .*must be at least"):
+        tune.rungs(12, 100, 3)
+
+
+def test_equally_good_candidates_go_to_the_cheapest(folder, convolution, guided, tmp_path):
+    """Of two candidates that differ in nothing that is drawn, guidance 0 and one too small to tell, the unguided."""
+    result = search(folder, convolution, guided, tmp_path / "work", guidance=[1e-12, 0.0])
+    assert result["found"][0]["winner"]["guidance"] == 0.0
+
+
+@pytest.mark.parametrize("stage, changes, match", [
+    ("sr_16", {"aug_level": [0.9]}, "^`aug_level` "), ("sr_99", {}, "^`stage` "),
+    ("base_8", {"budget": 5}, "^`budget` "), ("base_8", {"steps": [0]}, "^`steps` ")])
+def test_a_value_that_can_not_be_is_refused_before_anything_is_made(folder, convolution, guided, tmp_path, stage,
+                                                                    changes, match):
+    with pytest.raises(ValueError, match=match):
+        search(folder, convolution, guided, tmp_path / "work", stage, **changes)
+    assert not (tmp_path / "work").exists()
