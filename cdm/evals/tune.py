@@ -8,7 +8,7 @@ the augmentation level needs only stored z_0). The candidates are halved in rung
     n_r = B / (R |S_r|) images,   |S_0| all candidates,   |S_{r+1}| = half of |S_r|, but FINAL at least           (1)
 
 and the better half by distance (cdm.evals.scoring) goes on, its images kept. The winner is the cheapest, in network
-evaluations, of the last rung's candidates within one standard error of the best: of the difference, as pictures
+evaluations, of the last rung's candidates within two standard errors of the best: those of the difference, as pictures
 are paired.
 
 WORK/<stage>/<candidate>/ are folders of samples, WORK/rows.jsonl what was measured; the same command goes on with both.
@@ -95,7 +95,7 @@ class Search:
             found = {c: self._measure(k, c, settings[c], n, below) for c in left}
             table += found.values()
         best = min(found.values(), key=lambda row: row["score"])
-        near = [c for c, row in found.items() if row["score"] - best["score"] <= jackknife(
+        near = [c for c, row in found.items() if row["score"] - best["score"] <= 2 * jackknife(
             np.array(row["without"]) - np.array(best["without"]))]
         winner = min(near, key=lambda c: (cost(settings[c]), found[c]["score"]))
         self.cascade.sampling[stage.name] = _chosen(settings[winner])
@@ -187,7 +187,7 @@ def _page(result):
     parts = [page.paragraph(
         f"Kernel distances in features of {result['metric'].split()[-1]} from {result['reference_pictures']} real "
         f"pictures, ± one standard error. Successive halving, {result['budget']} images a stage; the winner is the "
-        f"cheapest within one standard error of the best. Every candidate saw the same low-res images.")]
+        f"cheapest within two standard errors of the best. Every candidate saw the same low-res images.")]
     for part in result["found"]:
         parts.append(f"<h2>{part['stage']}</h2>")
         last = max(row["n"] for row in part["rows"])
