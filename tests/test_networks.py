@@ -1,4 +1,4 @@
-"""The evaluation networks against other implementations on the same weights and images: see golden/networks.py."""
+"""The evaluation networks against other implementations on the same weights and images: see golden/make_networks.py."""
 
 import json
 import pathlib

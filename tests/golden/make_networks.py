@@ -2,7 +2,7 @@
 
     pip install '.[reference]'
     cdm eval weights lite0 rn50 lpips_alex lpips_vgg
-    python tests/golden/networks.py
+    python tests/golden/make_networks.py
 
     lite0       efficientnet_lite_pytorch, on Pillow's bicubic of floats
     rn50        written below from the Keras layers, on the same
