@@ -3,9 +3,9 @@
     python -m experiments.kills [--kills 10] --out experiments/kills/kills.json
 
 Both train configs/demo/base_32.py with a small network, and a checkpoint every 64 images, so that many a kill falls
-into a save. Each process is killed (SIGKILL) at a time drawn uniformly over the stretch in which a run that is left
-alone writes its first ten checkpoints. Equal means: every array of the last training state, and every row of
-metrics.jsonl but for its `speed`, bit for bit.
+into a save. Each process is killed (SIGKILL) when it has written one, two or three checkpoints more, after a further
+time drawn uniformly from what a checkpoint takes in a run that is left alone. Equal means: every array of the last
+training state, and every row of metrics.jsonl but for its `speed`, bit for bit.
 """
 
 import argparse
@@ -24,15 +24,17 @@ from cdm.images.files import write_json
 from cdm.training.run import restored
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "demo" / "base_32.py"
-IMAGES = 64 * 40
-SMALL = {"model.channels": 8, "model.heads": 2, "model.blocks": 1, "train.images": IMAGES, "checkpoint.every": 64,
-         "checkpoint.snapshots": 512, "log.every": 64, "log.grid": 10 * IMAGES}
+EVERY = 64
+MOST = 3  # checkpoints that a process may write before it is killed
+SMALL = {"model.channels": 8, "model.heads": 2, "model.blocks": 1, "checkpoint.every": EVERY,
+         "checkpoint.snapshots": 8 * EVERY, "log.every": EVERY, "log.grid": 10**9}
 
 
-def start(run):
-    """A process that trains in the folder `run`."""
+def start(run, images):
+    """A process that trains to `images` in the folder `run`."""
     command = [sys.executable, "-m", "cdm.cli", "train", f"--config={CONFIG}", f"--workdir={run}"]
-    return subprocess.Popen([*command, *(f"--config.{name}={value}" for name, value in SMALL.items())],
+    values = {**SMALL, "train.images": images}
+    return subprocess.Popen([*command, *(f"--config.{name}={value}" for name, value in values.items())],
                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -43,10 +45,15 @@ def rows(run):
     return [{name: value for name, value in json.loads(line).items() if name != "speed"} for line in lines]
 
 
-def wait(process, done):
-    """Wait until `done()` or the end of the process; returns the seconds it took."""
+def newest(run):
+    """Images of the newest whole checkpoint."""
+    return max((int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+
+
+def wait(process, run, images):
+    """Wait until the run has a checkpoint at `images`, or its process has ended; returns the seconds it took."""
     began = time.monotonic()
-    while process.poll() is None and not done():
+    while process.poll() is None and newest(run) < images:
         time.sleep(0.01)
     return time.monotonic() - began
 
@@ -56,34 +63,32 @@ def main():
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
-    draw = random.Random(0)
+    draw, images = random.Random(0), EVERY * (MOST + 2) * args.kills
     with tempfile.TemporaryDirectory() as folder:
         straight, killed = pathlib.Path(folder) / "straight", pathlib.Path(folder) / "killed"
-        process = start(straight)
-        wait(process, lambda: False)  # the first run compiles for all
-        process = start(pathlib.Path(folder) / "timed")
-        least = wait(process, lambda: (pathlib.Path(folder) / "timed" / "checkpoints" / "64").exists())
-        most = least + wait(process, lambda: (pathlib.Path(folder) / "timed" / "checkpoints" / "640").exists())
-        process.kill()
+        process = start(straight, images)
+        wait(process, straight, EVERY)
+        interval = wait(process, straight, images) / (images // EVERY - 1)
         process.wait()
         at, ended = [], 0
         for _ in range(args.kills):
-            process, after = start(killed), draw.uniform(0.8 * least, most)
-            wait(process, lambda began=time.monotonic(), after=after: time.monotonic() - began > after)
+            process, begun = start(killed, images), newest(killed)
+            wait(process, killed, begun + EVERY * draw.randint(1, MOST))
+            time.sleep(draw.uniform(0, interval))
             ended += process.poll() is not None
             process.kill()
             process.wait()
-            saved = [int(path.name) for path in (killed / "checkpoints").glob("*") if path.name.isdigit()]
-            at.append({"seconds": round(after, 2), "newest_checkpoint": max(saved, default=0),
-                       "half_written": sum(not path.name.isdigit() for path in (killed / "checkpoints").glob("*"))})
-        code = start(killed).wait()
+            at.append({"from": begun, "newest_checkpoint": newest(killed), "half_written": sum(
+                not path.name.isdigit() for path in (killed / "checkpoints").glob("*"))})
+        code = start(killed, images).wait()
         one, other = (restored(run)[1] for run in (straight, killed))
         equal = jax.tree.map(np.array_equal, one, other)
         result = {
-            "kills": at, "ended_before_its_kill": ended, "exit_code_of_the_last": code,
-            "arrays": len(jax.tree.leaves(equal)), "arrays_equal": sum(jax.tree.leaves(equal)),
-            "rows": len(rows(straight)), "rows_equal": rows(straight) == rows(killed), "jax": jax.__version__,
-            "backend": jax.default_backend()}
+            "command": f"python -m experiments.kills --kills {args.kills} --out experiments/kills/kills.json",
+            "images": images, "seconds_a_checkpoint": round(interval, 2), "kills": at, "ended_before_its_kill": ended,
+            "exit_code_of_the_last": code, "arrays": len(jax.tree.leaves(equal)),
+            "arrays_equal": sum(jax.tree.leaves(equal)), "rows": len(rows(straight)),
+            "rows_equal": rows(straight) == rows(killed), "jax": jax.__version__, "backend": jax.default_backend()}
     write_json(args.out, result)
     print(json.dumps(result, indent=2))
 

@@ -1,4 +1,4 @@
-"""Images a second and core that the loader delivers, by source.
+"""Images a second and core that the loader delivers, by source; and how long training waits for it.
 
     python -m experiments.loader [--data SOURCE] [--note TEXT] --out experiments/loader/loader.json
 
@@ -6,9 +6,13 @@
 batches of them are drawn at 64 and at 256 pixels, all forms in turn, five times over. Cores are counted by the
 processor time of all threads, so that other work on the machine matters little: images / processor seconds. Median,
 least and most.
+
+Two stages of the demo then train for a little while on a pack at their size, every picture decoded anew. The share of
+the time that the loop waited for pictures is the median of rows of ten steps, but for the first.
 """
 
 import argparse
+import json
 import os
 import pathlib
 import platform
@@ -26,8 +30,10 @@ from cdm.data.pipeline import batches
 from cdm.data.reading import read_square
 from cdm.data.sources import open_source
 from cdm.images.files import write_json
+from cdm.training.loop import train
 
 COUNT, REPEATS, SIZES = 128, 5, (64, 256)
+CONFIGS, STRETCHES = pathlib.Path(__file__).parents[2] / "configs" / "demo", 6
 
 
 def write_forms(source, folder):
@@ -61,6 +67,20 @@ def speed(source, size):
     return images / (time.process_time() - before)
 
 
+def data_wait(stage, source, folder):
+    """What a run of configs/demo/STAGE.py says of its speed on a pack of `source`."""
+    config = configs.load(CONFIGS / f"{stage}.py").unlock()
+    pack(source, folder / f"pack_{stage}", config.size)
+    config.data.source, config.data.cache = str(folder / f"pack_{stage}"), False
+    config.log.every = 10 * config.train.batch_size
+    config.train.images = STRETCHES * config.log.every
+    train(config, folder / stage)
+    rows = [json.loads(row)["speed"] for row in (folder / stage / "metrics.jsonl").read_text().splitlines()[1:]]
+    return {"stage": stage, "size": config.size, "batch": config.train.batch_size,
+            "step_seconds": round(statistics.median(row["step_seconds"] for row in rows), 3),
+            "data_wait": round(statistics.median(row["data_wait"] for row in rows), 4)}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", default="fluent_emoji", help="where the pictures come from (default: fluent_emoji)")
@@ -76,15 +96,18 @@ def main():
                 for size in SIZES:
                     if form != "pack at 64" or size == 64:
                         found.setdefault((form, size), []).append(speed(source, size))
+        waits = [data_wait(stage, open_source("fluent_emoji"), pathlib.Path(folder)) for stage in ("base_32", "sr_256")]
     rows = [{"source": form, "size": size, "images_per_second_and_core": round(statistics.median(values[1:]), 1),
              "least": round(min(values[1:]), 1), "most": round(max(values[1:]), 1)}
             for (form, size), values in found.items()]
     write_json(args.out, {
         "command": f"python -m experiments.loader --data {args.data} --out {args.out}", "note": args.note,
         "cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "count": COUNT, "repeats": REPEATS,
-        "rows": rows})
+        "rows": rows, "training": waits})
     for row in rows:
         print(f"{row['source']:28s} {row['size']:4d} px {row['images_per_second_and_core']:8.1f} img/s a core")
+    for row in waits:
+        print(f"{row['stage']:28s} {row['size']:4d} px {100 * row['data_wait']:8.2f} % of a step waited for pictures")
 
 
 if __name__ == "__main__":
