@@ -31,7 +31,6 @@ setup(
         "scipy>=1.14,<2",
         "pillow>=11,<14",
         "safetensors>=0.5,<0.9",
-        "scipy>=1.13,<2",
         "tqdm>=4.66,<5",
     ],
     extras_require={
