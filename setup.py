@@ -46,7 +46,8 @@ setup(
         "experiments": ["matplotlib>=3.8,<4"],
         # Independent implementations, to remake the golden files of the tests.
         "reference": ["diffusers>=0.30,<1", "efficientnet-lite-pytorch>=0.1,<0.2", "lpips>=0.1.4,<0.2",
-                      "scikit-image>=0.25,<1", "torch>=2.5,<3", "torch-fidelity>=0.4,<0.5", "transformers>=5.20,<6"],
+                      "prdc>=0.2,<0.3", "pytorch-fid>=0.3,<0.4", "scikit-image>=0.25,<1", "torch>=2.5,<3",
+                      "torch-fidelity>=0.4,<0.5", "transformers>=5.20,<6"],
     },
     entry_points={"console_scripts": ["cdm=cdm.cli:main"]},
 )

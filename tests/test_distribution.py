@@ -1,5 +1,7 @@
 """Laws of the metrics of distributions: closed forms, expectations, invariances, and independent implementations."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -138,3 +140,33 @@ def test_density_and_coverage_of_equal_distributions():
     found = [precision_recall(gaussian(200, 3, 2 * s), gaussian(200, 3, 2 * s + 1), k=5) for s in range(10)]
     assert np.mean([f["density"] for f in found]) == pytest.approx(1, abs=0.05)
     assert np.mean([f["coverage"] for f in found]) == pytest.approx(1 - 0.5**5, abs=0.02)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    """Features, and what torch-fidelity, pytorch-fid and prdc make of them: see golden/make_distribution.py."""
+    return dict(np.load(pathlib.Path(__file__).with_name("golden") / "distribution.npz"))
+
+
+def test_frechet_equals_two_other_implementations(golden):
+    found = frechet(*moments(golden["x"]), *moments(golden["y"]))
+    assert found == pytest.approx(golden["fd"], rel=1e-6) and found == pytest.approx(golden["fd_pytorch_fid"], rel=1e-6)
+
+
+def test_kid_equals_another_implementation(golden):
+    assert mmd2(golden["x"], golden["y"]) == pytest.approx(golden["kid"], rel=1e-9)
+
+
+def test_inception_score_equals_another_implementation(golden):
+    logits = np.empty_like(golden["logits"])
+    logits[np.random.default_rng(0).permutation(60)] = golden["logits"]  # ours shuffles them into their order
+    mean, std = inception_score(logits, splits=6)
+    assert mean == pytest.approx(golden["is_mean"], rel=1e-6) and std == pytest.approx(golden["is_std"], rel=1e-5)
+
+
+def test_precision_and_recall_equal_other_implementations(golden):
+    found = precision_recall(golden["x"], golden["y"])
+    for name, value in found.items():
+        assert value == pytest.approx(golden[name], abs=1e-6), name
+    assert found["precision"] == pytest.approx(golden["precision_prdc"])
+    assert found["recall"] == pytest.approx(golden["recall_prdc"])

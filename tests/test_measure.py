@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cdm import cli
 from cdm.evals import card, statistics
 from cdm.evals.distribution import Moments, frechet, frechet_floor, kid, precision_recall
 from cdm.evals.measure import measure, names
@@ -227,3 +228,26 @@ def test_statistics_of_what_is_no_such_file_are_one_line(sets, extractor, tmp_pa
     with pytest.raises(ValueError, match="`reference` .*bad.npz.*whole file") as caught:
         statistics.read(tmp_path / "bad.npz", extractor, [16, 16])
     assert "\n" not in str(caught.value)
+
+
+def test_the_verbs_measure_compare_and_show(sets, extractor, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("cdm.evals.features.load_extractor", lambda name, weights: extractor)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+    def call(*arguments):
+        return cli.main(["eval", *map(str, arguments)])
+
+    x, x2, y = sets
+    a, b, c = (tmp_path / f"{name}.json" for name in "abc")
+    assert call("distribution", "--images", x, x2, "--reference", y, "--out", a, "--metrics", "fd,kid") == 0
+    assert call("distribution", "--images", x2, x, "--reference", y, "--out", b, "--metrics", "fd,kid") == 0
+    assert call("distribution", "--images", x, "--reference", x2, "--out", c, "--metrics", "fd,kid") == 0
+    assert "fd_convolution" in capsys.readouterr().out
+    assert call("compare", a, b) == 0
+    assert "fd_convolution" in (out := capsys.readouterr().out) and " +0 " in out.replace("-0 ", "+0 ")
+    assert call("compare", a, c) == 2
+    assert capsys.readouterr().err.startswith("cdm: `reference.n` must be equal")
+    assert call("neighbours", "--images", x, "--reference", y, "--out", tmp_path / "out") == 0
+    assert "share_below" in capsys.readouterr().out and (tmp_path / "out" / "neighbours.png").exists()
+    assert call("distribution", "--images", tmp_path / "none", "--reference", y, "--out", c) == 2
+    assert capsys.readouterr().err.startswith("cdm: `images`")

@@ -138,7 +138,8 @@ def _enough(chosen, widths, pca, counts):
 
 def _settings(chosen, n, m):
     """What the metrics are to be told, by metric; `n` and `m` images."""
-    every = {"kid": {"subsets": SUBSETS, "size": min(SUBSET, n, m), "seed": SEED},
+    size = min(SUBSET, n, m)
+    every = {"kid": {"subsets": SUBSETS if size < max(n, m) else 1, "size": size, "seed": SEED},
              "is": {"splits": SPLITS, "seed": SEED}, "pr": {"k": K}}
     return {metric: every.get(metric, {}) for metric in chosen}
 
