@@ -66,8 +66,8 @@ def measure(images, reference, out, extractor, size=None, blocks=1, pca=None, me
 
     partial = out.with_name(f"{out.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
-    try:
-        with hold(partial, "out"):
+    with hold(partial, "out"):
+        try:
             found = [extract(one, extractor, partial, {PARTS[metric] for metric in chosen}) for one in sets]
             theirs = extract(real, extractor, partial, frechet_parts | {"pool"}) if real else None
             about = {"n": m, "sha256": known.sha256 if known else theirs.sha256}
@@ -90,9 +90,9 @@ def measure(images, reference, out, extractor, size=None, blocks=1, pca=None, me
                                      for one, features in zip(sets, found)],
                           "blocks": blocks, "reference": str(reference), "square": sets[0].square}})
             shutil.rmtree(partial)
-    finally:
-        if partial.exists() and not any(partial.iterdir()):
-            partial.rmdir()
+        finally:
+            if partial.exists() and not any(partial.iterdir()):
+                partial.rmdir()
     return card.read(out)
 
 
