@@ -213,6 +213,9 @@ def test_a_stage_is_measured_beside_bicubic_lanczos_and_a_regression(sr_stage, t
         assert means[f"bicubic.{name}"] > means[f"stage.{name}"]  # its parameters are random
     sheet = read_image(tmp_path / "card.png")
     assert sheet.shape == (5 * 16, 5 * 16, 3)  # low-res, bicubic, regression, stage, real
+    names = card["about"]["names"]
+    assert sorted(names) == Source.names
+    real = real[[Source.names.index(name) for name in names]]
     np.testing.assert_array_equal(sheet[:, -16:].reshape(5, 16, 16, 3), real)
     np.testing.assert_array_equal(sheet[1:16:2, 1:16:2], sheet[:16:2, :16:2])
 

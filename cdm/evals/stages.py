@@ -10,15 +10,17 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from cdm.cascade import check_seed, count_labels, sample_stage, settings_of
+from cdm.cascade import check_seed, count_labels, sample_stage
 from cdm.data.decode import Unreadable
 from cdm.data.squares import square
 from cdm.evals import restoration, rows
 from cdm.images.files import write_grid
 from cdm.images.resize import resize, to_float, to_uint8
+from cdm.settings import settings_of
 from cdm.stage import flatten, slug
 
 BATCH, SHOWN = 16, 8  # pictures sampled at a time, pictures on the sheet
+GOLDEN = (5**0.5 - 1) / 2
 
 
 def bicubic(lowres, size):
@@ -36,8 +38,8 @@ def lanczos(lowres, size):
 def measure_stage(stage, source, data, out, count=None, seed=0, regression=None, distance=None, **changes):
     """The card of a Stage on `count` pictures (None: all), evenly over a source, which `data` names.
 
-    Their rows go beside the card file `out` as .rows.jsonl, and the first SHOWN as .png, a row each: low-res, bicubic,
-    the regression, the stage, real. `changes` are those of `settings_of`, for the stage.
+    Their rows go beside the card file `out` as .rows.jsonl, and SHOWN of them as .png, a row each: low-res, bicubic, the
+    regression, the stage, real. `changes` are those of `settings_of`, for the stage.
     """
     _check(stage, regression, source, data, count, seed)
     records = np.linspace(0, len(source) - 1, count or len(source)).astype(int)
@@ -45,6 +47,8 @@ def measure_stage(stage, source, data, out, count=None, seed=0, regression=None,
     settings = {name: settings_of(net, **(changes if net is stage else {})) for name, net in networks.items()}
     labels = {name: _labels(net, source)[records] for name, net in networks.items()}
     counts = {name: count_labels(found) for name, found in labels.items()}
+    # Any first few are spread over all: those on the sheet, and those of an evaluation that was stopped.
+    order = np.argsort(np.arange(len(records)) * GOLDEN % 1)
     scale, out = stage.size // stage.lowres_size, pathlib.Path(out)
 
     def make(index, lowres):
@@ -59,7 +63,7 @@ def measure_stage(stage, source, data, out, count=None, seed=0, regression=None,
 
     def measure(part):
         # Padded, so that one program does for all batches.
-        index = np.minimum(np.arange(part.start, part.start + min(BATCH, len(records))), len(records) - 1)
+        index = order[np.minimum(np.arange(part.start, part.start + min(BATCH, len(records))), len(records) - 1)]
         real = np.stack([_read(source, records[i], stage) for i in index])
         lowres = resize(to_float(real), stage.lowres_size)
         images = make(index, lowres)
@@ -68,15 +72,15 @@ def measure_stage(stage, source, data, out, count=None, seed=0, regression=None,
             shown = {"lowres": nearest, **images, "real": real}
             del shown["lanczos"]
             write_grid(out.with_suffix(".png"), to_float(np.stack([*shown.values()], axis=1)[:SHOWN]))
-        return [{"name": source.names[records[i]],
+        return [{"name": source.names[records[index[k]]],
                  **{name: restoration.measures(made[k], real[k], ("rgb", "y"), scale, lowres[k], distance)
-                    for name, made in images.items()}} for k, i in enumerate(part)]
+                    for name, made in images.items()}} for k in range(len(part))]
 
     protocol = {**restoration.about(("rgb", "y"), scale, distance), "data": str(data), "count": len(records),
                 "square": stage.config.data.square, "size": stage.size, "lowres_size": stage.lowres_size, "seed": seed}
     made_by = {"bicubic": "the one resize", "lanczos": "Pillow, in float", **{name: {
         "name": net.name, "sha256": net.sha256, "parameters": sum(leaf.size for leaf in flatten(net.params).values()),
-        **settings[name]._asdict()} for name, net in networks.items()}}
+        **settings[name].as_json()} for name, net in networks.items()}}
     asked = {"protocol": protocol, "made_by": made_by}
     found = rows.collect(out.with_suffix(".rows.jsonl"), asked, len(records), BATCH, measure)
     about = {"made_by": made_by, "names": [row.pop("name") for row in found], "infinite": {}}
