@@ -113,6 +113,7 @@ def test_the_search_finds_what_the_pictures_were_made_with(folder, convolution, 
     level = search(folder, convolution, noisy, tmp_path / "sr", "sr_16", aug_level=[0.0, 0.5], guidance=[0.0])
     weight = search(folder, convolution, guided, tmp_path / "base")
     assert weight["found"][0]["winner"]["guidance"] == 3.0 and level["found"][0]["winner"]["aug_level"] == 0.5
+    assert level["before"] == {} and set(weight["before"]) == {"sr_16"}
     sampling = load_cascade(folder).sampling
     assert sampling["base_8"]["guidance"] == 3.0 and sampling["sr_16"]["aug_level"] == 0.5
     assert json.loads((folder / "tune.json").read_text()) == json.loads(json.dumps(weight))

@@ -169,7 +169,7 @@ def tune(folder, extractor, reference, work, budget=2000, seed=0, stages=None, b
     with hold(work, "workdir"):
         scorer = Scorer(extractor, reference, work)
         about = {"cdm": cdm.__version__, "seed": seed, "budget": budget, **scorer.protocol,
-                 "stages": {s.name: s.sha256 for s in cascade.stages}, "before": cascade.sampling,
+                 "stages": {s.name: s.sha256 for s in cascade.stages}, "before": dict(cascade.sampling),
                  "searched": {names[k]: [_chosen(s) for s in settings] for k, settings in tried.items()}}
         agree(work / ARGUMENTS, about, "workdir")
         search = Search(cascade, scorer, work, seed, batch_size)
@@ -191,20 +191,21 @@ def _page(result):
     for part in result["found"]:
         parts.append(f"<h2>{part['stage']}</h2>")
         last = max(row["n"] for row in part["rows"])
+        tried = [name for name in part["winner"] if len({str(row["settings"][name]) for row in part["rows"]}) > 1]
         shown = {}
         for row in part["rows"]:
-            kind = ", ".join(f"{n} {v}" for n, v in row["settings"].items()
-                             if n in ("aug_level", "guidance", "sampler", "grid"))
-            if row["n"] == last or len(part["rungs"]) == 1:
+            kind = ", ".join(f"{name} {row['settings'][name]}" for name in tried if name != "steps") or "all"
+            if row["n"] == last:
                 shown.setdefault(kind, []).append((row["evaluations"], row["score"], row["error"]))
         won = next(row for row in part["rows"] if row["n"] == last and row["settings"] == part["winner"])
         parts.append(page.points(shown, "network evaluations an image", "kernel distance",
                                  "The last rung; the winner is ringed",
                                  (won["evaluations"], won["score"], won["error"])))
         rows = sorted(part["rows"], key=lambda row: (-row["n"], row["score"]))
-        names = [name for name in part["winner"] if name not in ("hand_over", "threshold")]
-        parts.append(page.table([*names, "images a class", "evaluations", "distance"], [
-            [*(row["settings"][n] for n in names), row["n"], row["evaluations"],
+        same = {name: value for name, value in part["winner"].items() if name not in tried}
+        parts.append(page.paragraph("The same for all: " + ", ".join(f"{name} {value}" for name, value in same.items())))
+        parts.append(page.table([*tried, "images a class", "evaluations", "distance"], [
+            [*(row["settings"][n] for n in tried), row["n"], row["evaluations"],
              f"{row['score']:.4f} ± {row['error']:.4f}"] for row in rows],
             [i for i, row in enumerate(rows) if row is won]))
     return parts
