@@ -97,7 +97,9 @@ def _write(cascade, out, about, wanted, settings, batch_size, below):
                 (out / image["file"]).replace(out / below / image["file"])
         had = []
     known = {image["file"]: image for image in had}
-    about["images"] = [image for image in had if image["file"] not in {i["file"] for i in wanted}]
+    # What an earlier command had meant to make and did not is not in the folder.
+    there = [i for i in had if i["file"] in packed or (folder / i["file"]).exists()]
+    about["images"] = [image for image in there if image["file"] not in {i["file"] for i in wanted}]
     about["images"] += [known.get(i["file"], i) if i not in todo else i for i in wanted]
     write_json(out / "samples.json", {**about, "complete": False})
 

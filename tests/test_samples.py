@@ -7,6 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from cdm.cascade import Cascade
+from cdm.data.sources import open_source
 from cdm.images.files import hold, read_image, write_json
 from cdm.samples import write_samples
 
@@ -88,6 +90,27 @@ def test_a_refused_command_leaves_the_folder_as_it_was(whole, cascade, tmp_path)
         with pytest.raises(ValueError):
             write_samples(cascade, tmp_path, [0], **{"n": 1, "seed": 5, "start_at": "sr_16", **change})
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("format", ["png", "npz", "zip"])
+def test_a_run_that_was_stopped_may_be_finished_with_fewer_images(cascade, tmp_path, monkeypatch, format):
+    """samples.json tells of what there is, not of what an earlier command had meant to make."""
+    def stopped(self, *arguments, run=Cascade.run, **named):
+        batches = run(self, *arguments, **named)
+        yield next(batches)
+        batches.close()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Cascade, "run", stopped)
+        write_samples(cascade, tmp_path, [0], 6, stop_at="base_8", batch_size=2, format=format)
+    about = write_samples(cascade, tmp_path, [0], 3, stop_at="base_8", batch_size=2, format=format)
+    files = [image["file"] for image in about["images"]]
+    assert files == [f"animals_{i:05d}.png" for i in range(3)]
+    if format == "png":
+        assert sorted(path.name for path in tmp_path.glob("animals_*")) == files
+    else:
+        assert len(open_source(str(tmp_path))) == 3
 
 
 def test_two_processes_do_not_write_one_folder(cascade, tmp_path):
