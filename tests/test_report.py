@@ -66,7 +66,7 @@ def test_a_report_made_again_samples_nothing_and_says_the_same(made, cascade, co
 
 def test_the_page_stands_alone(made):
     text = (made[0] / "report.html").read_text()
-    assert "from noise" in text and 'src="http' not in text and text.count("data:image/png") == 4
+    assert "from noise" in text and 'src="http' not in text and text.count("data:image/webp") == 4
 
 
 def test_plots_are_well_formed_and_keep_their_numbers_in_the_frame():
