@@ -7,7 +7,8 @@ import pytest
 
 from cdm.evals import card
 
-A = {"kind": "distribution", "protocol": {"features": "lite0", "n": 100, "reference": {"n": 50, "sha256": "ab"}, "pca": None},
+A = {"kind": "distribution",
+     "protocol": {"features": "lite0", "n": 100, "reference": {"n": 50, "sha256": "ab"}, "pca": None},
      "results": {"fd_lite0": card.summary([3.0, 4.0, 5.0]), "only": card.summary([1.0]), "chance": 0.5}}
 
 
