@@ -70,22 +70,20 @@ def main():
         wait(process, straight, EVERY)
         interval = wait(process, straight, images) / (images // EVERY - 1)
         process.wait()
-        at, ended = [], 0
+        at = []
         for _ in range(args.kills):
             process, begun = start(killed, images), newest(killed)
             wait(process, killed, begun + EVERY * draw.randint(1, MOST))
             time.sleep(draw.uniform(0, interval))
-            ended += process.poll() is not None
             process.kill()
-            process.wait()
-            at.append({"from": begun, "newest_checkpoint": newest(killed), "half_written": sum(
-                not path.name.isdigit() for path in (killed / "checkpoints").glob("*"))})
+            at.append({"from": begun, "exit_code": process.wait(), "newest_checkpoint": newest(killed), "half_written":
+                       sum(not path.name.isdigit() for path in (killed / "checkpoints").glob("*"))})
         code = start(killed, images).wait()
         one, other = (restored(run)[1] for run in (straight, killed))
         equal = jax.tree.map(np.array_equal, one, other)
         result = {
             "command": f"python -m experiments.kills --kills {args.kills} --out experiments/kills/kills.json",
-            "images": images, "seconds_a_checkpoint": round(interval, 2), "kills": at, "ended_before_its_kill": ended,
+            "images": images, "seconds_a_checkpoint": round(interval, 2), "kills": at,
             "exit_code_of_the_last": code, "arrays": len(jax.tree.leaves(equal)),
             "arrays_equal": sum(jax.tree.leaves(equal)), "rows": len(rows(straight)),
             "rows_equal": rows(straight) == rows(killed), "jax": jax.__version__, "backend": jax.default_backend()}
