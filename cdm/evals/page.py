@@ -28,6 +28,7 @@ def write_page(path, title, parts):
 
 
 def paragraph(text):
+    """A paragraph of a text."""
     return f"<p>{html.escape(text)}</p>"
 
 

@@ -7,7 +7,8 @@ it was stopped. It packs the pictures a size a stage, trains the three stages by
 settings against training pictures (`cdm tune`), reports on the cascade with held-out pictures entering (`cdm eval
 cascade`), and measures KID and the classification accuracy score. Sizes are those of two CPU cores;
 `--config.KEY=VALUE` given to this command goes to every training, so an accelerator may be used in full. Weights are research
-only, as the pictures are (ImageNet's terms), and are not in the repository.
+only, as the pictures are (ImageNet's terms), and are not in the repository. It has not been run to its end yet: there
+are no results in this folder.
 """
 
 import argparse
