@@ -105,6 +105,11 @@ def folders(tmp_path):
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def no_weights(monkeypatch, tmp_path):
+    monkeypatch.setenv("CDM_WEIGHTS", str(tmp_path / "no weights"))
+
+
 def call(*arguments):
     return cli.main(["eval", "restoration", *map(str, arguments)])
 
@@ -123,7 +128,9 @@ def test_two_folders_give_a_card_and_a_row_a_pair(folders, capsys):
         assert summary[name]["blocks"] == [row["measures"][name] for row in found]
         low, high = summary[name]["interval"]
         assert low < summary[name]["mean"] < high
-    assert "psnr_rgb" in capsys.readouterr().out
+    assert about["protocol"]["lpips"] is None
+    told = capsys.readouterr().out
+    assert "psnr_rgb" in told and "cdm eval weights lpips_alex" in told
 
 
 def enlarge(path):
@@ -236,6 +243,8 @@ def test_lpips_is_measured_with_the_weights_and_its_protocol_names_them(monkeypa
     assert restoration.about(["rgb"], None, distance)["lpips"]["sha256"] == "0" * 64
     image, other = picture(64, 64), picture(64, 64, seed=1)
     row = restoration.measures(image, image, ["rgb"], distance=distance)
+    assert distance(picture(31, 64), picture(31, 64)) is None
+    assert restoration.results([row, row | {"lpips": None}])[0].keys() == row.keys() - {"psnr_rgb", "lpips"}
     assert abs(row["lpips"]) < 1e-9 < restoration.measures(image, other, ["rgb"], distance=distance)["lpips"]
 
 

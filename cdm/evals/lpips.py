@@ -6,11 +6,13 @@ import jax
 
 from cdm.evals import weights
 from cdm.evals.networks import build
+from cdm.evals.networks.lpips import SMALLEST
 from cdm.images.resize import to_float
 
 
 class Lpips:
-    """The distance of two [H, W, 3] uint8: 0 if they are equal. ValueError if the weights are not here."""
+    """The distance of two [H, W, 3] uint8: 0 if they are equal, None if they are too small for the network. ValueError
+    if the weights are not here."""
 
     def __init__(self):
         params, digest = weights.load("lpips_alex")
@@ -18,4 +20,6 @@ class Lpips:
         self._apply = functools.partial(jax.jit(build("lpips_alex").apply), params)
 
     def __call__(self, image, reference):
+        if min(image.shape[:2]) < SMALLEST:
+            return None
         return float(self._apply(to_float(image)[None], to_float(reference)[None])[0])

@@ -110,10 +110,11 @@ def measures(image, reference, protocols, scale=None, lowres=None, distance=None
 
 def results(rows):
     """Of `measures` of several pictures, the results of a card and, by name, how many pictures have an infinite PSNR,
-    as they equal their reference: that one is left out, as is what was not measured."""
+    as they equal their reference: that one is left out, as is what could not be measured of all."""
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     infinite = {name: sum(map(np.isinf, values)) for name, values in columns.items() if name.startswith("psnr")}
-    return ({name: summary(values) for name, values in columns.items() if not infinite.get(name)},
+    return ({name: summary(values) for name, values in columns.items()
+             if None not in values and not infinite.get(name)},
             {name: int(count) for name, count in infinite.items() if count})
 
 
