@@ -62,6 +62,8 @@ def base_stage(name, size):
     config.train.batch_size = 32
     config.train.seed = 0
     config.train.init_from = ""  # a stage folder whose parameters training starts from; "" starts fresh
+    config.train.teacher = ""  # a stage folder, to learn two steps of its sampling in one: see `cdm distill`
+    config.train.teacher_guidance = 0.0  # w of the teacher's sampling
     config.train.learning_rate = 1e-4
     config.train.warmup = 10_000
     config.train.decay = "none"  # or "cosine", to 0 at train.images
@@ -102,15 +104,20 @@ def sr_stage(name, lowres_size, size):
 
 def load(path, overrides=()):
     """The validated config of a file, with overrides such as "--config.train.images=1000"."""
-    from absl import flags
-
     if not os.path.isfile(path):
         raise ValueError(f"`config` (={path}) must be a config file; there is none")
-    values, argv = flags.FlagValues(), ["cdm", *overrides]
     try:
         config = runpy.run_path(path)["get_config"]()
     except Exception as e:  # the file is the user's code: whatever it raises is a mistake in it
         raise ValueError(f"`config` (={path}) must run and define get_config: {type(e).__name__}: {e}") from e
+    return changed(config, overrides, path)
+
+
+def changed(config, overrides, path):
+    """The validated `config`, which came from `path`, with overrides such as "--config.train.images=1000"."""
+    from absl import flags
+
+    values, argv = flags.FlagValues(), ["cdm", *overrides]
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         rest = values(argv)
@@ -205,6 +212,13 @@ def validate(config):
           "diffusion.variance", diffusion.variance, "be fixed unless `diffusion.levels` is table")
     _need(config.diffusion.data_std > 0, "diffusion.data_std", config.diffusion.data_std, "be positive")
     _need(isinstance(train.init_from, str), "train.init_from", train.init_from, "be the path of a stage folder")
+    _need(isinstance(train.teacher, str), "train.teacher", train.teacher, "be the path of a stage folder")
+    if train.teacher:  # it learns the steps of this very sampling, with what guides them built in
+        for name, value in (("train.class_dropout", 0), ("sample.guidance", 0), ("sample.sampler", "ddim"),
+                            ("sample.eta", 0), ("sample.grid", "time")):
+            part, option = name.split(".")
+            _need(config[part][option] == value, name, config[part][option], f"be {value} with a teacher")
+        _need(not train.init_from, "train.init_from", train.init_from, "be empty: a student begins as its teacher")
     _need(train.learning_rate > 0, "train.learning_rate", train.learning_rate, "be positive")
     _need(train.clip >= 0, "train.clip", train.clip, "be at least 0")
     _need(0 <= train.class_dropout < 1, "train.class_dropout", train.class_dropout, "lie in [0, 1)")

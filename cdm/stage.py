@@ -59,6 +59,7 @@ class Stage:
         self.lowres_size = config.lowres_size if "augment" in config else None
         self.regression = config.diffusion.loss == "regression"
         self.learned_variance = config.diffusion.variance == "learned"
+        self.bounded = self.learned_variance and not config.train.teacher  # whether the loss has the bound in it
         self.schedule = schedules.make(**config.diffusion.schedule)
         self.augment_schedule = schedules.make(**config.augment.schedule) if self.lowres_size else None
         self.network = nn.build(config.model, self.size, self.lowres_size, len(self.classes), self.dtype,
@@ -92,9 +93,10 @@ class Stage:
                 new[name] = np.asarray(old[name], np.float32)
         return unflatten(new)
 
-    def loss(self, params, image, label, index, seed):
+    def loss(self, params, image, label, index, seed, lesson=None):
         """Training loss of a batch: (mean, sums), sums a dict of "bin_sums" and "bin_counts" [BINS], of the simple loss
-        by bin of t, and, where the variance is learned, "bits", an estimate of the bound in bits a dimension.
+        by bin of t, and, where the variance is learned, "bits", an estimate of the bound in bits a dimension. What a
+        student is taught instead of the pictures is its `lesson` (cdm.training.distillation).
 
         image: [B, H, W, 3] uint8; label: [B]; index: [B] uint32, the examples' places in the order of training.
         Example n draws from fold(seed, n), whatever batch it comes in; its t is the n-th term of a golden-ratio
@@ -106,7 +108,7 @@ class Stage:
         crop_keys, level_keys, noise_keys, blur_keys, eps_keys, drop_keys = (keys[:, i] for i in range(6))
 
         t = (index * np.uint32(2654435769)).astype(jnp.float32) * 2.0**-32  # 2^32 / golden ratio
-        logsnr, entry = self.level(t, eps_keys)
+        logsnr, entry = lesson.level(t) if lesson else self.level(t, eps_keys)
         (x0, lowres), aug_logsnr = self.pair(image, crop_keys), None
         if self.lowres_size:
             a = config.augment
@@ -119,6 +121,10 @@ class Stage:
         # One dropout mask a batch: the network draws for all its examples at once.
         dropout = jax.random.fold_in(jax.random.fold_in(root, index[0]), 6) if config.model.dropout else None
         x_t, d = process.q_sample(x0, logsnr, eps), config.diffusion
+        if lesson:
+            x0 = lesson.x0(x_t, entry, label, lowres, aug_logsnr)
+            alpha, sigma = process.alpha_sigma(logsnr, x0)
+            eps = (x_t - alpha * x0) / sigma
         seen = self.standardise(x_t, logsnr, lowres, aug_logsnr)
         output = self.network.apply(params, *seen[:2], label, lowres, aug_logsnr, dropout)
         simple = self._simple_loss(output, x0, eps, *seen)
@@ -126,7 +132,7 @@ class Stage:
         sums = {"bin_sums": jnp.zeros(BINS).at[bins].add(simple), "bin_counts": jnp.zeros(BINS).at[bins].add(1.0)}
         rate = schedules.rate(self.schedule, t) if d.weight == "sigmoid" else 1.0
         loss = jnp.mean(simple * weights.weight(d.weight, d.target, seen[1], rate, bias=d.weight_bias))
-        if self.learned_variance:  # eq. 5 of vlb
+        if self.bounded:  # eq. 5 of vlb
             table = self.schedule.table
             prediction = self._prediction(output, x_t, logsnr, *seen)
             bound = vlb.term(table, entry, x0, x_t, prediction._replace(x0=jax.lax.stop_gradient(prediction.x0)))

@@ -1,4 +1,4 @@
-"""The verbs around training: train, init, doctor, describe, export."""
+"""The verbs around training: train, distill, init, doctor, describe, export."""
 
 import json
 import os
@@ -20,12 +20,9 @@ def train(args):
         mesh.join(args.coordinator, args.processes, args.process)
     try:
         loop.train(settings, args.workdir)
-    except stop.Stopped as e:
+    except (stop.Stopped, FloatingPointError) as e:
         print(f"cdm: {e}", file=sys.stderr)
-        return 75
-    except FloatingPointError as e:
-        print(f"cdm: {e}", file=sys.stderr)
-        return 1
+        return 75 if isinstance(e, stop.Stopped) else 1
     except Exception as e:
         if mesh.alone():
             raise
@@ -35,6 +32,20 @@ def train(args):
         os._exit(code)
     if mesh.leads():
         print(f"trained; next: cdm export {args.workdir} --out STAGE")
+
+
+def distill(args):
+    """Train students of a stage that sample in ever fewer steps."""
+    from cdm.training import stop, students
+
+    _quiet()
+    steps = args.steps if isinstance(args.steps, list) else [args.steps]
+    try:
+        stage = students.distill(args.stage, args.workdir, steps, args.guidance, args.overrides)
+    except (stop.Stopped, FloatingPointError) as e:
+        print(f"cdm: {e}", file=sys.stderr)
+        return 75 if isinstance(e, stop.Stopped) else 1
+    print(f"distilled; next: cdm export {stage} … --out CASCADE")
 
 
 def _quiet():
@@ -107,6 +118,16 @@ def add(verbs):
     p.add_argument("--coordinator", metavar="HOST:PORT", help="one of a job started by hand: where process 0 is")
     p.add_argument("--processes", type=int, metavar="N", help="of that job")
     p.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0")
+
+    p = verb(verbs, "distill", distill, "train students of a stage, each of half the steps of the one before; run again "
+             "to resume")
+    p.add_argument("stage", metavar="STAGE", help="stage folder: the first teacher, at twice the first student's steps")
+    p.add_argument("--workdir", required=True, metavar="RUN", help="folder of the students, new or to resume; any value "
+                   "of their config is overridden by --config.KEY=VALUE")
+    p.add_argument("--steps", type=values(int), default=[16, 8, 4], metavar="S,S,…",
+                   help="network evaluations of the students (default: 16,8,4)")
+    p.add_argument("--guidance", type=float, metavar="W", help="of the first teacher, to be built in (default: its own)")
+    p.set_defaults(config=None)  # which says that its values may be given
 
     p = verb(verbs, "init", init, "write the configs of a cascade, sized for your pictures and this device")
     p.add_argument("--data", required=True, metavar="SOURCE", help="what data.source of a config may be")

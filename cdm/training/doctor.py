@@ -68,6 +68,8 @@ def examine(run, steps=100):
     """Yield Verdicts on the newest checkpoint of a run folder, and write RUN/doctor.png; `steps` are those of the
     overfitting."""
     stage, state = restored(run)
+    if stage.config.train.teacher:
+        raise ValueError(f"`run` (={run}) must be trained on pictures: this one learns from a teacher, at a few levels")
     source = resume(open_source(stage.config.data.source), run)
     held_out = open_source(EMBEDDED, "heldout") if stage.config.data.source == EMBEDDED else source
     yield Verdict(True, "run", f"{stage.name} at {int(state['images'])} images, looked at with "

@@ -24,6 +24,7 @@ from cdm.stage import Stage, load_stage
 from cdm.training import mesh, speed
 from cdm.training import state as states
 from cdm.training.checkpoints import Checkpoints
+from cdm.training.distillation import Teacher
 from cdm.training.log import Log
 from cdm.training.run import claim, facts
 from cdm.training.stop import Stopped, on_sigterm
@@ -38,11 +39,12 @@ def train(config, run):
     partition = mesh.Partition(config)
     stage = Stage(config, source.classes)
     plan(stage, settings_of(stage))  # what the grids will need is checked now, not hours in
+    teacher = Teacher(stage) if config.train.teacher else None
     with contextlib.ExitStack() as stack:
         asked = stack.enter_context(on_sigterm())  # first, as the last save is waited for on leaving
 
         def claimed():
-            stack.enter_context(claim(run, config, source.classes))
+            stack.enter_context(claim(run, config, source.classes, teacher))
             manifest.freeze(opened, run)
 
         mesh.led(claimed)
@@ -52,19 +54,20 @@ def train(config, run):
         kept = stack.enter_context(Checkpoints(run, write=True, keep=config.checkpoint.keep,
                                                keep_every=config.checkpoint.keep_every))
         snapshots = stack.enter_context(Checkpoints(run, "snapshots", write=True))
-        return _train(stage, source, run, partition, kept, snapshots, asked)
+        return _train(stage, teacher, source, run, partition, kept, snapshots, asked)
 
 
-def _train(stage, source, run, partition, kept, snapshots, asked):
+def _train(stage, teacher, source, run, partition, kept, snapshots, asked):
     config, batch_size, total = stage.config, stage.config.train.batch_size, stage.config.train.images
-    state, images = _begin(stage, partition, kept)
+    state, images = _begin(stage, teacher, partition, kept)
+    knowledge = [jax.device_put(teacher.params, partition.shardings(teacher.params))] if teacher else []
     snapshots.forget_after(images)
     log = Log(run if mesh.leads() else None, images, total, config.log.writers)
     with contextlib.closing(log):
         log.say(f"{stage.name}: {f'resumed from {images}' if images else 'new run'}, to {total} images in {run}")
         for line in [*source.notes(), *(warnings(config, source) if not images else ())]:
             log.say(f"{stage.name}: {line}")
-        step, seconds = _compile(stage, partition, state)
+        step, seconds = _compile(stage, teacher, partition, state, *knowledge)
         clock = speed.Clock(stage, seconds)
 
         def due(every):
@@ -77,7 +80,8 @@ def _train(stage, source, run, partition, kept, snapshots, asked):
             waits = time.monotonic()
             batch = next(stream)
             waited = time.monotonic() - waits
-            state, metrics = step(state, partition.batch(batch | {"stop": np.full(len(batch["label"]), asked())}))
+            batch["stop"] = np.full(len(batch["label"]), asked())
+            state, metrics = step(state, partition.batch(batch), *knowledge)
             # One step ahead of the device and no more, so that the bar tells the truth and memory stays flat.
             streak, stop = (int(before["streak"]), bool(before["stop"])) if before else (0, False)
             if streak >= config.train.max_skipped:
@@ -113,7 +117,7 @@ def _train(stage, source, run, partition, kept, snapshots, asked):
     return stage
 
 
-def _begin(stage, partition, kept):
+def _begin(stage, teacher, partition, kept):
     """(state on the devices, images): the newest checkpoint's, the parent's or a fresh one, born where it lies."""
     create = functools.partial(states.create, stage)
     shapes = jax.eval_shape(create)
@@ -125,20 +129,22 @@ def _begin(stage, partition, kept):
         return states.TrainState(**kept.restore(images, like._asdict())), images
     parent = stage.config.train.init_from
     params = [stage.inherit(load_stage(parent), stage.config.train.seed)] if parent else []
+    params = [teacher.params] if teacher else params
     return jax.jit(create, out_shardings=shardings)(*params), 0
 
 
-def _compile(stage, partition, state):
-    """(step(state, batch), seconds it took to compile)."""
+def _compile(stage, teacher, partition, state, *knowledge):
+    """(step(state, batch, *knowledge), seconds it took to compile)."""
     began, size, count = time.monotonic(), stage.size, stage.config.train.batch_size
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+    shapes, *known = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), [state, *knowledge])
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     batch = {name: jax.ShapeDtypeStruct((count, *shape), dtype, sharding=partition.spread) for name, shape, dtype in (
         ("image", (size, size, 3), jnp.uint8), ("label", (), jnp.int32), ("index", (), jnp.uint32),
         ("stop", (), bool))}
-    step = jax.jit(functools.partial(states.step, stage, partition), donate_argnums=0,
+    step = jax.jit(functools.partial(states.step, stage, partition, teacher), donate_argnums=0,
                    out_shardings=(shardings, partition.everywhere))
-    return step.lower(shapes, batch).compile(), time.monotonic() - began
+    return step.lower(shapes, batch, *known).compile(), time.monotonic() - began
 
 
 def _row(config, state, metrics, images):

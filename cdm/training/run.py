@@ -42,18 +42,18 @@ CHANGEABLE = ("train.images", "train.max_skipped", "train.accumulate", "train.de
 
 
 @contextlib.contextmanager
-def claim(run, config, classes):
-    """Hold the run folder: new, or an old one of the same config that no other process trains."""
+def claim(run, config, classes, teacher=None):
+    """Hold the run folder: new, or an old one of the same config, and Teacher, that no other process trains."""
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise ValueError(f"`workdir` (={run}) must be a folder that can be written: {e.strerror}") from e
     with hold(run, "workdir"):
-        _agree(run / "config.json", config, classes)
+        _agree(run / "config.json", config, classes, teacher)
         yield
 
 
-def _agree(path, config, classes):
+def _agree(path, config, classes, teacher):
     """Write config.json into a new run, or check that an old one is of the same config."""
     run = path.parent
     about = {"config": config.to_dict(), "classes": list(classes), "facts": {}}
@@ -65,9 +65,14 @@ def _agree(path, config, classes):
             raise ValueError(f"`workdir` (={run}) holds a run of another config; these differ: {', '.join(changed)}")
         if old.classes != tuple(classes):
             raise ValueError(f"`workdir` (={run}) holds a run of other classes: {', '.join(old.classes)}")
+        if teacher and differences(old.facts["teacher"], teacher.facts):
+            raise ValueError(f"`workdir` (={run}) holds a run of another teacher than is in {config.train.teacher}, or "
+                             "of other steps")
     elif config.train.init_from:
         parent = load_stage(config.train.init_from)
         about["facts"] = {"init_from": {"sha256": parent.sha256, **parent.facts}}
+    elif teacher:
+        about["facts"] = {"teacher": teacher.facts}
     try:
         write_json(path, about)
     except OSError as e:
@@ -75,7 +80,7 @@ def _agree(path, config, classes):
 
 
 def facts(run, images):
-    """What a stage folder tells of its training; `init_from`, of its parent's."""
+    """What a stage folder tells of its training; `init_from` and `teacher`, of its parent's."""
     about = open_run(run)
     return {"images": images, "weights": "ema", "ema_half_life": about.config.train.ema_half_life, **about.facts}
 

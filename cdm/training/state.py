@@ -52,7 +52,7 @@ def create(stage, params=None):
     """The state before the first image, of fresh parameters or of those given."""
     params = stage.init(stage.config.train.seed) if params is None else params
     sums = {"bin_sums": jnp.zeros(BINS), "bin_counts": jnp.zeros(BINS)}
-    if stage.learned_variance:
+    if stage.bounded:
         sums["bits"] = jnp.zeros([])
     return TrainState(
         params, jax.tree.map(jnp.copy, params),
@@ -61,12 +61,13 @@ def create(stage, params=None):
         {"loss": jnp.zeros([]), "batches": jnp.zeros([]), **sums})
 
 
-def gradient(stage, params, batch):
-    """(loss, sums, gradient) of a batch, computed in `train.accumulate` parts: equal but for rounding and dropout."""
+def gradient(stage, params, batch, lesson=None):
+    """(loss, sums, gradient) of a batch, computed in `train.accumulate` parts: equal but for rounding and dropout;
+    `lesson` as in `Stage.loss`."""
     parts = stage.config.train.accumulate
 
     def once(batch):
-        objective = functools.partial(stage.loss, seed=stage.config.train.seed, **batch)
+        objective = functools.partial(stage.loss, seed=stage.config.train.seed, lesson=lesson, **batch)
         (loss, sums), gradient = jax.value_and_grad(objective, has_aux=True)(params)
         if "bits" in sums:  # a mean, as the loss is
             sums["bits"] /= parts
@@ -81,16 +82,17 @@ def gradient(stage, params, batch):
     return jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, once(part)), None), zero, split)[0]
 
 
-def step(stage, partition, state, batch):
+def step(stage, partition, teacher, state, batch, knowledge=None):
     """(state, metrics) after one batch: dict of image [B, H, W, 3] uint8, label [B], index [B], stop [B] bool: whether
-    the process that an example is of was told to stop.
+    the process that an example is of was told to stop; `teacher` a Teacher or None, `knowledge` its parameters.
 
     The partition says where things lie: parameters are gathered for the batch, its gradient is scattered again.
     """
     config, place = stage.config, jax.lax.with_sharding_constraint
     batch = dict(batch)
     stop = jnp.any(batch.pop("stop"))
-    loss, sums, slope = gradient(stage, place(state.params, partition.everywhere), batch)
+    lesson = teacher.lesson(place(knowledge, partition.everywhere)) if teacher else None
+    loss, sums, slope = gradient(stage, place(state.params, partition.everywhere), batch, lesson)
     slope = place(slope, partition.shardings(slope))
     norm = optax.tree.norm(slope)
     good = jnp.isfinite(loss) & jnp.isfinite(norm)
