@@ -44,15 +44,16 @@ class _Kind(NamedTuple):
     given_noisy: bool
     threshold: str
     guide: Stage | None
+    previews: int
 
 
-def _kind(settings, guide):
-    return _Kind(settings.hand_over == "truncated", settings.threshold, guide if settings.guidance else None)
+def _kind(settings, guide, previews=0):
+    return _Kind(settings.hand_over == "truncated", settings.threshold, guide if settings.guidance else None, previews)
 
 
 def _sample(stage, kind, params, keys, labels, lowres, aug_level, guidance, interval, plan):
-    """One stage from noise to the plan's last knot: [B, size, size, 3] float32; the traced body of every program.
-    `params` are (the stage's, its guide's or None)."""
+    """One stage from noise to the plan's last knot: [B, size, size, 3] float32, and what samplers.sample gives of
+    previews; the traced body of every program. `params` are (the stage's, its guide's or None)."""
     aug_logsnr = None
     if stage.lowres_size:
         level = jnp.full(labels.shape, aug_level, jnp.float32)
@@ -65,7 +66,7 @@ def _sample(stage, kind, params, keys, labels, lowres, aug_level, guidance, inte
     guide = kind.guide and (kind.guide, params[1])
     denoise = stage.denoiser(params[0], labels, lowres, aug_logsnr, guidance, guide, interval, kind.threshold)
     return samplers.sample(plan, denoise, lambda i: augment.normal(_fold(step_keys, i), shape),
-                           augment.normal(_fold(keys, START), shape))
+                           augment.normal(_fold(keys, START), shape), kind.previews)
 
 
 def _sharding():
@@ -230,8 +231,10 @@ class Cascade:
         following = [*zip(self.stages, settings)][1 : last + 1] + [None]
         return first, last, {i: _plan(self.stages[i], settings[i], following[i]) for i in range(first, last + 1)}
 
-    def run(self, labels, counts, seed, settings, batch_size=None, start_at=None, stop_at=None, lowres=None):
-        """Iterate the batches: (slice of the images, {stage name: [b, size, size, 3] float32 in [-1, 1]}).
+    def run(self, labels, counts, seed, settings, batch_size=None, start_at=None, stop_at=None, lowres=None,
+            previews=0):
+        """Iterate the batches: (slice of the images, {stage name: [b, size, size, 3] float32 in [-1, 1]}, the same
+        of `previews`, a number K: {stage name: [b, K, size, size, 3]}, x0 as it was predicted on the way, or {}).
 
         Each stage is one compiled program; while one samples, the next is compiled in another thread. A state that is
         handed on truncated is given as it is, noisy. `lowres(index)` reads the input of `start_at` for the images
@@ -248,7 +251,7 @@ class Cascade:
             return _arguments(self.stages[i], settings[i], seed, labels, counts, lowres, plans[i])
 
         def compile_stage(i):
-            stage, kind = self.stages[i], _kind(settings[i], self.guides.get(self.stages[i].name))
+            stage, kind = self.stages[i], _kind(settings[i], self.guides.get(self.stages[i].name), previews)
             key = i, batch_size, bool(settings[i].guidance), bool(settings[i].interval), kind
             if key not in self._programs:
                 one = np.zeros(batch_size, np.int32)
@@ -265,11 +268,14 @@ class Cascade:
                     part = slice(begin, min(begin + batch_size, len(labels)))
                     index = np.minimum(np.arange(begin, begin + batch_size), len(labels) - 1)  # the last one padded
                     x = lowres(index) if first else None
-                    images = {}
+                    images, shown = {}, {}
                     for i in chosen:
                         x = programs[i].result()(*arguments(i, labels[index], counts[index], x))
+                        if previews:
+                            x, way = x
+                            shown[self.stages[i].name] = np.asarray(way).swapaxes(0, 1)[: part.stop - begin]
                         images[self.stages[i].name] = np.asarray(x)[: part.stop - begin]
-                    yield part, images
+                    yield part, images, shown
             finally:
                 executor.shutdown(cancel_futures=True)
 
@@ -293,7 +299,7 @@ class Cascade:
         labels = np.array([self.stages[0].label(label) for label in labels])
         parts = self.run(labels, count_labels(labels), seed, self.settings(**changes), batch_size, start_at, stop_at,
                          lambda index: to_float(lowres[index]))
-        return np.concatenate([to_uint8(list(images.values())[-1]) for _, images in parts])
+        return np.concatenate([to_uint8(list(images.values())[-1]) for _, images, _ in parts])
 
     def save(self, folder, dtype=np.float32):
         """Write the cascade folder with its stage folders, whole or not at all; `folder` must not exist yet."""

@@ -2,6 +2,7 @@
 
     OUT/<class>_<count>.png     the images            OUT/samples.json    how each was made, enough to make it again
     OUT/grid.png                a row a class         OUT/<stage>/        what the stages below handed on
+    OUT/previews/<stage>/       with --previews K: a strip an image made, what it looked like on the way
 
 With format zip or npz the images end as OUT/samples.zip (with its own samples.json) or OUT/samples.npz (arr_0
 [N, H, W, 3] uint8 and arr_1 [N] labels as in ADM's sample batches, their classes as `labels`, and their file names as
@@ -32,7 +33,7 @@ GRID = (16, 8)  # rows (classes) and columns at the most
 
 
 def write_samples(cascade, out, labels, n, seed=0, batch_size=None, start_at=None, stop_at=None, format="png",
-                  **changes):
+                  previews=0, **changes):
     """Sample n images of each of `labels` (indices) into the folder `out`; returns the contents of samples.json.
 
     `changes` are those of Cascade.settings. Raises ValueError for bad arguments, or a folder that holds samples made
@@ -45,6 +46,8 @@ def write_samples(cascade, out, labels, n, seed=0, batch_size=None, start_at=Non
         raise ValueError(f"`format` (={format}) must be one of {', '.join(FORMATS)}")
     if start_at and format != "png":
         raise ValueError(f"`format` (={format}) must be png with `start_at` (={start_at})")
+    if previews < 0:
+        raise ValueError(f"`previews` (={previews}) must be at least 0")
     check_seed(seed)
     settings = cascade.settings(**changes)
     first, last, _ = cascade.check(settings, batch_size, start_at, stop_at)
@@ -65,7 +68,8 @@ def write_samples(cascade, out, labels, n, seed=0, batch_size=None, start_at=Non
         raise ValueError(f"`out` (={out}) must be a folder that can be written: {e.strerror}") from e
     try:
         with hold(out, "out"):
-            _write(cascade, out, about, wanted, settings, batch_size, cascade.stages[first - 1].name if first else None)
+            _write(cascade, out, about, wanted, settings, batch_size, cascade.stages[first - 1].name if first else None,
+                   previews)
     except ValueError:
         if made and not any(out.iterdir()):
             out.rmdir()
@@ -78,7 +82,7 @@ def file_name(classes, label, count):
     return f"{slug(classes[label]) if classes else UNCLASSED}_{count:05d}.png"
 
 
-def _write(cascade, out, about, wanted, settings, batch_size, below):
+def _write(cascade, out, about, wanted, settings, batch_size, below, previews):
     """Do what `write_samples` says in a folder that is held; `below` is the stage whose images are gone on from."""
     png, start_at, stop_at = about["format"] == "png", wanted[0]["start_at"], about["stop_at"]
     had, below_in_out = _agree(out, about, wanted, below)
@@ -109,12 +113,16 @@ def _write(cascade, out, about, wanted, settings, batch_size, below):
                              if png and above.hand_over != "truncated"}
         indices = [np.array([image[name] for image in todo]) for name in ("label", "count")]
         with tqdm(total=len(todo), unit="img", dynamic_ncols=True, desc="compiling, then sampling") as bar:
-            for part, images in cascade.run(
+            for part, images, ways in cascade.run(
                     *indices, about["seed"], settings, batch_size, start_at, stop_at,
-                    lambda index: to_float(np.stack([read_image(out / below / todo[i]["file"]) for i in index]))):
+                    lambda index: to_float(np.stack([read_image(out / below / todo[i]["file"]) for i in index])),
+                    previews):
                 for name in shown & images.keys():
                     for image, pixels in zip(todo[part], images[name]):
                         write_image((folder if name == stop_at else out / name) / image["file"], pixels)
+                for name, strips in ways.items():
+                    for image, strip in zip(todo[part], strips):
+                        write_image(out / "previews" / name / image["file"], np.concatenate(strip, axis=1))
                 bar.update(part.stop - part.start)
     if png:
         _grid(out, wanted)

@@ -43,7 +43,7 @@ def differ(one, other):
 
 def outputs(cascade, labels, seed=0, **changes):
     """What every stage gives, {name: [N, size, size, 3] float}, of a run in one batch."""
-    ((_, images),) = cascade.run(np.array(labels), runner.count_labels(labels), seed, cascade.settings(**changes),
+    ((_, images, _),) = cascade.run(np.array(labels), runner.count_labels(labels), seed, cascade.settings(**changes),
                                  batch_size=len(labels))
     return images
 
@@ -77,8 +77,8 @@ def test_neither_batch_size_nor_other_classes_change_a_picture(pair, batch_size)
 
 def test_a_picture_is_its_count_whichever_others_are_asked_for(pair):
     settings, labels = pair.settings(), np.array([1, 1, 2, 0])
-    ((_, few),) = pair.run(labels, np.array([5, 0, 0, 3]), 7, settings)
-    ((_, many),) = pair.run(labels, np.array([0, 5, 3, 0]), 7, settings)
+    ((_, few, _),) = pair.run(labels, np.array([5, 0, 0, 3]), 7, settings)
+    ((_, many, _),) = pair.run(labels, np.array([0, 5, 3, 0]), 7, settings)
     for stage in ("base_8", "sr_16"):
         assert_same_pictures(to_uint8(few[stage][[0, 1]]), to_uint8(many[stage][[1, 0]]))
         assert differ(to_uint8(few[stage][2]), to_uint8(many[stage][2]))
@@ -100,7 +100,7 @@ def test_starting_at_a_stage_goes_on_as_the_whole_run_would(cascade, images):
 
 def test_starting_from_the_exact_low_res_image_is_the_whole_run(cascade):
     whole, settings = outputs(cascade, [0, 1, 2, 0]), cascade.settings()
-    ((_, restarted),) = cascade.run(np.array([0, 1, 2, 0]), np.array([0, 0, 0, 1]), 0, settings, start_at="sr_16",
+    ((_, restarted, _),) = cascade.run(np.array([0, 1, 2, 0]), np.array([0, 0, 0, 1]), 0, settings, start_at="sr_16",
                                     lowres=lambda index: whole["base_8"][index])
     assert list(restarted) == ["sr_16", "sr_32"]
     for name, images in restarted.items():

@@ -249,10 +249,15 @@ def test_the_host_may_drive_the_steps(name):
         return jax.random.normal(jax.random.fold_in(jax.random.key(1), i), x.shape)
 
     step = jax.jit(lambda i, state: samplers.step(plan, denoise, noise, i, state))
-    state = (x, jnp.zeros_like(x))
+    state, way = (x, jnp.zeros_like(x)), []
     for i in range(6):
         state = step(i, state)
+        way.append(state[1])
     np.testing.assert_allclose(samplers.sample(plan, denoise, noise, x), state[0], atol=1e-6)
+    for previews, steps in ((4, (2, 3, 5, 6)), (6, range(1, 7)), (9, (1, 2, 2, 3, 4, 4, 5, 6, 6))):
+        x0, shown = samplers.sample(plan, denoise, noise, x, previews)
+        np.testing.assert_allclose(x0, state[0], atol=1e-6)
+        np.testing.assert_allclose(shown, np.stack([way[n - 1] for n in steps]), atol=1e-6)
 
 
 def test_the_denoiser_is_asked_at_the_knots():

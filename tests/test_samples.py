@@ -60,6 +60,17 @@ def test_samples_json_is_enough_to_make_the_images_again(whole, cascade, tmp_pat
     assert same(pictures(whole), pictures(tmp_path / "again"))
 
 
+def test_previews_lead_to_the_image_and_change_nothing(whole, cascade, tmp_path):
+    write_samples(cascade, tmp_path, [0, 2], 1, seed=5, batch_size=2, previews=3)
+    for name, image in pictures(tmp_path).items():
+        np.testing.assert_array_equal(image, read_image(whole / name))
+        for folder, side in (("base_8", 8), ("sr_16", 16), ("sr_32", 32)):
+            first, *_, last = np.split(read_image(tmp_path / "previews" / folder / name).astype(int), 3, axis=1)
+            made = read_image((tmp_path if folder == "sr_32" else tmp_path / folder) / name)
+            np.testing.assert_array_equal(last, made)
+            assert first.shape == (side, side, 3) and np.abs(first - last).mean() > 1
+
+
 def test_what_is_there_is_not_made_again_and_what_is_missing_is(whole, cascade, tmp_path):
     out = tmp_path / "out"
     write_samples(cascade, out, [0, 2], 1, seed=5, batch_size=2)
@@ -173,7 +184,7 @@ def test_a_killed_archive_is_finished_by_the_same_command(format, whole, cascade
     assert not (tmp_path / "images.partial").exists()
 
 
-@pytest.mark.parametrize("bad", [dict(n=0), dict(seed=-1), dict(format="gif"), dict(steps=0), dict(aug_level=0.9),
+@pytest.mark.parametrize("bad", [dict(n=0), dict(previews=-1), dict(seed=-1), dict(format="gif"), dict(steps=0), dict(aug_level=0.9),
                                  dict(batch_size=0), dict(stop_at="sr_64"), dict(guidance=-1.0)])
 def test_bad_arguments_are_one_line_and_nothing_is_written(bad, cascade, tmp_path):
     name = next(iter(bad))

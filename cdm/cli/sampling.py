@@ -3,7 +3,7 @@
 import pathlib
 
 import cdm
-from cdm.cli.arguments import values, verb
+from cdm.cli.arguments import positive, values, verb
 
 
 SETTINGS = ("steps", "guidance", "sampler", "grid", "interval", "threshold", "eta", "churn", "variance", "aug_level",
@@ -27,7 +27,7 @@ def sample(args):
     labels = [cascade.stages[0].label(which) for which in args.classes or [0]]
     about = write_samples(
         cascade, args.out, labels, args.n, args.seed, args.batch_size, args.start_at, args.stop_at, args.format,
-        **{name: getattr(args, name) for name in SETTINGS})
+        args.previews, **{name: getattr(args, name) for name in SETTINGS})
     of = f" of {len({i['label'] for i in about['images']})} classes" if cascade.classes else ""
     print(f"{len(about['images'])} images{of} in {args.out}")
 
@@ -69,6 +69,8 @@ def add(verbs):
     p.add_argument("--churn", type=values(float), help="of heun: its noise" + stages)
     p.add_argument("--variance", type=values(str), help="of ancestral steps: small, large or learned" + stages)
     p.add_argument("--hand-over", type=values(str), help="non_truncated or truncated, per super-resolution stage")
+    p.add_argument("--previews", type=positive, default=0, metavar="K",
+                   help="also write, an image and stage, what it looked like at K points of its sampling")
     p.add_argument("--batch-size", type=int, metavar="B", help="images at a time")
     p.add_argument("--start-at", metavar="STAGE", help="go on from what --stop-at, or a whole run, left in --out")
     p.add_argument("--stop-at", metavar="STAGE", help="the last stage to run")

@@ -172,7 +172,21 @@ def step(plan, denoise, noise, i, state):
     return jax.lax.cond(d > 0, lambda: mean + std * noise(i), lambda: mean), x0
 
 
-def sample(plan, denoise, noise, x):
-    """Run the whole plan from x [B, H, W, C] at the first knot to the last; traceable, `plan.steps` may be traced."""
+def sample(plan, denoise, noise, x, previews=0):
+    """Run the whole plan from x [B, H, W, C] at the first knot to the last; traceable, `plan.steps` may be traced.
+
+    With `previews`, a number K, returns (that, [K, B, H, W, C]): x0 as it was predicted when one, two, … K parts of K of
+    the steps were taken, rounded up.
+    """
     state = (x, jnp.zeros_like(x))
-    return jax.lax.fori_loop(0, plan.steps, lambda i, state: step(plan, denoise, noise, i, state), state)[0]
+    if not previews:
+        return jax.lax.fori_loop(0, plan.steps, lambda i, state: step(plan, denoise, noise, i, state), state)[0]
+    ends = (jnp.arange(1, previews + 1) * plan.steps + previews - 1) // previews  # steps when each part is over
+
+    def body(i, carry):
+        state, shown = carry
+        state = step(plan, denoise, noise, i, state)
+        return state, jnp.where((ends == i + 1).reshape(-1, *[1] * x.ndim), state[1], shown)
+
+    (x, _), shown = jax.lax.fori_loop(0, plan.steps, body, (state, jnp.zeros((previews, *x.shape), x.dtype)))
+    return x, shown
