@@ -39,8 +39,10 @@ def base_stage(name, size):
     config.model.blocks = 2
     config.model.attention = (8,)  # resolutions
     config.model.heads = 4
+    config.model.head_channels = 0  # of a head, as many heads as they make (ADM); 0: `heads`
     config.model.dropout = 0.0
     config.model.embedding = "adaptive"  # group norm's scale and shift, or "additive"
+    config.model.level = "logsnr"  # what is embedded of the noise level, or the "timestep" of a discrete schedule
     config.model.resample = "block"  # inside residual blocks, or "between" them
     config.model.remat = ()  # resolutions whose blocks are computed again in the backward pass instead of kept
     config.model.skip_rescale = False  # residual sums times 1/sqrt(2) (SR3)
@@ -91,6 +93,7 @@ def sr_stage(name, lowres_size, size):
     config = base_stage(name, size).unlock()
     config.lowres_size = lowres_size
     config.model.attention = ()  # convolutional throughout, for crops and windows of any size
+    config.model.lowres_resize = "bicubic"  # of the low-res image to the size of the output, or "bilinear" (ADM)
     config.diffusion.residual = False  # model the difference from the upsampled low-res image
     config.augment = ConfigDict()
     config.augment.schedule = ConfigDict({"name": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0})
@@ -176,15 +179,17 @@ def validate(config):
     _count(config, "size", "model.channels", "model.blocks", "model.heads", "train.images", "train.batch_size",
            "checkpoint.every", "checkpoint.keep", "checkpoint.snapshots", "log.every", "log.grid", "sample.steps",
            "train.accumulate", "train.max_skipped", "mesh.fsdp")
-    _count(config, "data.crop", "train.seed", "train.warmup", "train.ema_half_life", "checkpoint.keep_every", least=0)
+    _count(config, "model.head_channels", "data.crop", "train.seed", "train.warmup", "train.ema_half_life",
+           "checkpoint.keep_every", least=0)
     _need(isinstance(config.name, str) and re.fullmatch(r"[A-Za-z0-9_-]+", config.name), "name", config.name,
           "be letters, digits, _ and -")
     model, data, train, sample = config.model, config.data, config.train, config.sample
     _need(train.images >= train.batch_size, "train.images", train.images, f"be at least a batch (={train.batch_size})")
     _need(train.seed < 2**32, "train.seed", train.seed, "be below 2^32")
     _need(config.dtype in ("auto", "float32", "bfloat16"), "dtype", config.dtype, "be auto, float32 or bfloat16")
-    _need(len(model.multipliers) > 0 and all(isinstance(m, int) and m > 0 for m in model.multipliers),
-          "model.multipliers", model.multipliers, "be one or more positive integers")
+    _need(len(model.multipliers) > 0 and all(isinstance(m, numbers.Real) and m > 0 and m * model.channels % 1 == 0
+                                             for m in model.multipliers),
+          "model.multipliers", model.multipliers, f"be one or more positive numbers, whole times {model.channels}")
     factor = 2 ** (len(model.multipliers) - 1)
     _need(config.size % factor == 0, "size", config.size, f"be divisible by {factor}, the model's downsampling")
     levels = [config.size // 2**i for i in range(len(model.multipliers))]
@@ -192,10 +197,12 @@ def validate(config):
         _need(all(side in levels for side in model[name]), f"model.{name}", model[name],
               f"name resolutions of the network: {levels}")
     for side in (*model.attention, *levels[-1:] * bool(model.attention)):  # and in the middle block
-        width = model.channels * model.multipliers[levels.index(side)]
-        _need(width % model.heads == 0, "model.heads", model.heads, f"divide the {width} channels at {side} px")
+        width = int(model.channels * model.multipliers[levels.index(side)])
+        name = "head_channels" if model.head_channels else "heads"
+        _need(width % model[name] == 0, f"model.{name}", model[name], f"divide the {width} channels at {side} px")
     _need(model.embedding in ("adaptive", "additive"), "model.embedding", model.embedding, "be adaptive or additive")
     _need(model.resample in ("block", "between"), "model.resample", model.resample, "be block or between")
+    _need(model.level in ("logsnr", "timestep"), "model.level", model.level, "be logsnr or timestep")
     _need(0 <= model.dropout < 1, "model.dropout", model.dropout, "lie in [0, 1)")
     _need(config.diffusion.target in ("eps", "x0", "v"), "diffusion.target", config.diffusion.target, "be eps, x0 or v")
     _need(config.diffusion.loss in ("diffusion", "regression"), "diffusion.loss", config.diffusion.loss,
@@ -207,6 +214,8 @@ def validate(config):
           "be continuous, table or interval")
     _need(discrete or diffusion.levels == "continuous", "diffusion.levels", diffusion.levels,
           f"be continuous with the schedule {diffusion.schedule['name']}, which has no table")
+    _need(discrete or model.level == "logsnr", "model.level", model.level,
+          f"be logsnr with the schedule {diffusion.schedule['name']}, which has no timesteps")
     _need(diffusion.variance in ("fixed", "learned"), "diffusion.variance", diffusion.variance, "be fixed or learned")
     _need(diffusion.variance == "fixed" or (diffusion.levels == "table" and diffusion.loss == "diffusion"),
           "diffusion.variance", diffusion.variance, "be fixed unless `diffusion.levels` is table")
@@ -245,6 +254,8 @@ def validate(config):
         return
     augment = config.augment
     _count(config, "lowres_size")
+    _need(model.lowres_resize in ("bicubic", "bilinear"), "model.lowres_resize", model.lowres_resize,
+          "be bicubic or bilinear")
     _need(config.size % config.lowres_size == 0 and config.size > config.lowres_size, "lowres_size", config.lowres_size,
           f"divide `size` (={config.size})")
     _need(data.crop % (config.size // config.lowres_size) == 0, "data.crop", data.crop,

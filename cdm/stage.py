@@ -63,7 +63,8 @@ class Stage:
         self.schedule = schedules.make(**config.diffusion.schedule)
         self.augment_schedule = schedules.make(**config.augment.schedule) if self.lowres_size else None
         self.network = nn.build(config.model, self.size, self.lowres_size, len(self.classes), self.dtype,
-                                6 if self.learned_variance else 3)
+                                6 if self.learned_variance else 3,
+                                self.schedule.entry if config.model.level == "timestep" else None)
 
     @property
     def null_label(self):

@@ -78,7 +78,9 @@ def test_a_file_that_does_not_run_is_an_error(write, change):
 @pytest.mark.parametrize("name, value", [
     ("size", 0), ("size", 30), ("size", 32.0), ("dtype", "float16"), ("model.channels", 0), ("model.blocks", 0),
     ("model.multipliers", ()), ("model.multipliers", (1, 0)), ("model.attention", (7,)), ("model.heads", 3),
-    ("model.embedding", "film"), ("model.resample", "never"), ("model.dropout", 1.0), ("model.dropout", -0.1),
+    ("model.multipliers", (1, 0.3)), ("model.head_channels", 3), ("model.head_channels", -1), ("model.level", "sigma"),
+    ("model.level", "timestep"), ("model.lowres_resize", "area"), ("model.embedding", "film"),
+    ("model.resample", "never"), ("model.dropout", 1.0), ("model.dropout", -0.1),
     ("diffusion.target", "y"), ("train.images", 0), ("train.images", 31), ("train.batch_size", -1),
     ("train.seed", -1), ("train.seed", 2**32), ("train.learning_rate", 0.0), ("train.learning_rate", float("nan")),
     ("train.warmup", -1), ("train.decay", "linear"), ("train.clip", -1.0), ("train.class_dropout", 1.0),

@@ -19,7 +19,7 @@ every_variant = pytest.mark.parametrize("embedding, resample", VARIANTS, ids=["-
 
 
 def model(**changes):
-    config = configs.base_stage("any", SIZE).model
+    config = configs.sr_stage("any", SIZE // 2, SIZE).model
     config.update(dict(channels=8, multipliers=(1, 2), blocks=1, attention=(8,), heads=2))
     config.update(changes)
     return config

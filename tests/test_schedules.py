@@ -120,6 +120,16 @@ def test_entry_k_sits_at_k_plus_one_over_T(name):
     np.testing.assert_allclose(schedule.logsnr(t), schedule.table, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["linear_beta", "discrete_cosine"])
+def test_an_entry_is_its_number(name):
+    schedule = SCHEDULES[name]
+    numbers = np.arange(schedule.timesteps)
+    np.testing.assert_array_equal(schedule.entry(schedule.table), numbers)
+    np.testing.assert_array_equal(schedule.entry(jnp.float32(schedule.table)), numbers)
+    assert schedule.entry((schedule.table[3] + schedule.table[4]) / 2) == pytest.approx(3.5)
+    assert schedule.entry(np.inf) == 0 and schedule.entry(-np.inf) == schedule.timesteps - 1
+
+
 def test_a_shift_is_the_level_of_a_smaller_image():
     """Averaged over f x f pixels the noise falls by f: a picture of 256 under the shift is one of 32 without."""
     t, plain = np.linspace(0.05, 0.95, 19), schedules.Cosine(-60.0, 60.0)

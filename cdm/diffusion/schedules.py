@@ -158,10 +158,14 @@ class Discrete:
         return xp.interp(t * len(table) - 1, np.arange(len(table), dtype=np.float64), table)
 
     def time(self, logsnr):
+        return (self.entry(logsnr) + 1) / self.timesteps
+
+    def entry(self, logsnr):
+        """k of a level of the table, and what lies between the two nearest of another: DDPM's timestep, from 0."""
         xp, logsnr = _namespace(logsnr)
         table = self.table
         # interp wants rising abscissae; the table falls.
-        return (xp.interp(-logsnr, -table, np.arange(len(table), dtype=np.float64)) + 1) / len(table)
+        return xp.interp(-logsnr, -table, np.arange(len(table), dtype=np.float64))
 
     def __post_init__(self):
         if not (isinstance(self.timesteps, numbers.Integral) and self.timesteps >= 2):

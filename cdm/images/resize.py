@@ -1,4 +1,4 @@
-"""The one resize of the project: separable, anti-aliased bicubic (Keys 1981, a = -0.5) or area.
+"""The one resize of the project: separable, anti-aliased bicubic (Keys 1981, a = -0.5), bilinear or area.
 
     y = M_h x M_w^T                                                                               (1)
 
@@ -21,12 +21,16 @@ def _cubic(x):
     return np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, ((-0.5 * x + 2.5) * x - 4) * x + 2, 0))
 
 
+def _triangle(x):
+    return np.maximum(1 - np.abs(x), 0)
+
+
 def _box(x):
     # Half-open, so that a sample on the edge of two output pixels counts once, on the same side as in Pillow.
     return np.where((x > -0.5) & (x <= 0.5), 1.0, 0.0)
 
 
-METHODS = {"bicubic": _cubic, "area": _box}
+METHODS = {"bicubic": _cubic, "bilinear": _triangle, "area": _box}
 
 
 @functools.lru_cache(maxsize=64)

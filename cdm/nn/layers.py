@@ -71,7 +71,11 @@ def level_embedding(logsnr, width):
     schedule spends a hundredth of its examples there, so thinly spread that the level at which sampling starts would
     be new to it.
     """
-    position = 25.0 * (20.0 - jnp.clip(logsnr, -8.0, 8.0))
+    return timestep_embedding(25.0 * (20.0 - jnp.clip(logsnr, -8.0, 8.0)), width)
+
+
+def timestep_embedding(position, width):
+    """Sinusoidal features [B, width] of a position [B] on DDPM's axis of timesteps, 0..1000."""
     half = width // 2
     frequency = jnp.exp(-jnp.log(10000.0) * jnp.arange(half) / half)
     angle = position[:, None] * frequency

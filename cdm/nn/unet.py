@@ -2,8 +2,9 @@
 2021, app. A), with the options that their tables need.
 
 Parts are named and shaped after ADM's modules (`input_blocks.3.0.in_layers.2` is `input_blocks_3_0/in_layers_2`), so
-that its state dicts can be mapped onto them. A super-resolution network is given the low-res image, upsampled
-bicubically and concatenated on channels (SR3, sec. 2.2), and the augmentation level through an embedding of its own.
+that its state dicts can be mapped onto them (cdm/interop/adm.py). A super-resolution network is given the low-res
+image, upsampled and concatenated on channels (SR3, sec. 2.2), and the augmentation level through an embedding of its
+own.
 """
 
 from typing import Callable, NamedTuple
@@ -20,25 +21,27 @@ class UNet(nn.Module):
     """The network; see `build`."""
 
     channels: int
-    multipliers: tuple[int, ...]
+    widths: tuple[int, ...]
     blocks: int
     attention_levels: tuple[int, ...]
     remat_levels: tuple[int, ...]
     heads: int
+    head_channels: int
     dropout: float
     embedding: str
     resample: str
     rescale: bool
     num_classes: int
-    super_resolution: bool
+    lowres_resize: str | None
+    timestep: Callable | None
     output_channels: int
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x, logsnr, labels, lowres, aug_logsnr, train):
         emb = self.condition(logsnr, labels, aug_logsnr)
-        if self.super_resolution:
-            x = jnp.concatenate([x, resize(lowres, x.shape[1:3])], axis=-1)
+        if self.lowres_resize:
+            x = jnp.concatenate([x, resize(lowres, x.shape[1:3], self.lowres_resize)], axis=-1)
 
         def kept(kind, level, static=()):
             # What the backward pass of these levels needs is computed again.
@@ -49,20 +52,22 @@ class UNet(nn.Module):
                 channels, self.dropout, self.embedding, resample, self.rescale, self.dtype, name=name)
             return lambda h: block(h, emb, train)
 
-        def attend(h, level, name):
-            if level not in self.attention_levels:
-                return h
-            return kept(layers.Attention, level)(self.heads, self.rescale, self.dtype, name=name)(h)
+        def attention(h, level, name):
+            heads = h.shape[-1] // self.head_channels if self.head_channels else self.heads
+            return kept(layers.Attention, level)(heads, self.rescale, self.dtype, name=name)(h)
 
-        h = layers.conv(self.channels, 3, self.dtype, "input_blocks_0_0")(x.astype(self.dtype))
+        def attend(h, level, name):
+            return attention(h, level, name) if level in self.attention_levels else h
+
+        h = layers.conv(self.widths[0], 3, self.dtype, "input_blocks_0_0")(x.astype(self.dtype))
         skips, index = [h], 1
-        for level, multiplier in enumerate(self.multipliers):
+        for level, width in enumerate(self.widths):
             for _ in range(self.blocks):
-                h = residual(multiplier * self.channels, level, f"input_blocks_{index}_0")(h)
+                h = residual(width, level, f"input_blocks_{index}_0")(h)
                 h = attend(h, level, f"input_blocks_{index}_1")
                 skips.append(h)
                 index += 1
-            if level + 1 < len(self.multipliers):
+            if level + 1 < len(self.widths):
                 name = f"input_blocks_{index}_0"
                 if self.resample == "block":
                     h = residual(h.shape[-1], level, name, "down")(h)
@@ -72,18 +77,17 @@ class UNet(nn.Module):
                 skips.append(h)
                 index += 1
 
-        bottom = len(self.multipliers) - 1
+        bottom = len(self.widths) - 1
         h = residual(h.shape[-1], bottom, "middle_block_0")(h)
         # Whoever wants attention nowhere gets a network that is convolutional throughout, for any window size.
         if self.attention_levels:
-            h = kept(layers.Attention, bottom)(self.heads, self.rescale, self.dtype, name="middle_block_1")(h)
+            h = attention(h, bottom, "middle_block_1")
         h = residual(h.shape[-1], bottom, "middle_block_2")(h)
 
         index = 0
-        for level, multiplier in reversed(list(enumerate(self.multipliers))):
+        for level, width in reversed(list(enumerate(self.widths))):
             for block in range(self.blocks + 1):
-                h = residual(multiplier * self.channels, level, f"output_blocks_{index}_0")(
-                    jnp.concatenate([h, skips.pop()], axis=-1))
+                h = residual(width, level, f"output_blocks_{index}_0")(jnp.concatenate([h, skips.pop()], axis=-1))
                 h = attend(h, level, f"output_blocks_{index}_1")
                 if level > 0 and block == self.blocks:
                     name = f"output_blocks_{index}_{2 if level in self.attention_levels else 1}"
@@ -102,17 +106,19 @@ class UNet(nn.Module):
         def dense(name):
             return nn.Dense(4 * self.channels, dtype=self.dtype, kernel_init=layers.kernel_init, name=name)
 
-        def level(value, name):
-            h = layers.level_embedding(value, self.channels)
+        def level(h, name):
             return dense(f"{name}_2")(nn.silu(dense(f"{name}_0")(h)))
 
-        emb = level(logsnr, "time_embed")
+        if self.timestep:
+            emb = level(layers.timestep_embedding(self.timestep(logsnr), self.channels), "time_embed")
+        else:
+            emb = level(layers.level_embedding(logsnr, self.channels), "time_embed")
         if self.num_classes:
             table = nn.Embed(self.num_classes + 1, 4 * self.channels, dtype=self.dtype, name="label_emb",
                              embedding_init=nn.initializers.normal(1.0))
             emb = emb + table(labels)
-        if self.super_resolution:
-            emb = emb + level(aug_logsnr, "aug_embed")
+        if self.lowres_resize:
+            emb = emb + level(layers.level_embedding(aug_logsnr, self.channels), "aug_embed")
         return emb
 
 
@@ -128,20 +134,21 @@ class Network(NamedTuple):
     apply: Callable
 
 
-def build(model, size, lowres_size, num_classes, dtype="float32", output_channels=3):
+def build(model, size, lowres_size, num_classes, dtype="float32", output_channels=3, timestep=None):
     """The Network of a `model` config for images of `size`, fed with `lowres_size` (None for a base network), that
-    answers with `output_channels`.
+    answers with `output_channels`. `timestep` maps logSNR [B] to the 0..1000 [B] that is embedded in its stead.
 
     Labels run from 0 to num_classes, the last meaning "no class"; num_classes = 0 makes an unconditional network.
     `model.attention` names resolutions of the full image: a crop is attended to at the same depth.
     """
     levels = [size // 2**level for level in range(len(model.multipliers))]
     net = UNet(
-        channels=model.channels, multipliers=tuple(model.multipliers), blocks=model.blocks,
+        channels=model.channels, widths=tuple(int(m * model.channels) for m in model.multipliers), blocks=model.blocks,
         attention_levels=tuple(level for level, side in enumerate(levels) if side in model.attention),
         remat_levels=tuple(level for level, side in enumerate(levels) if side in model.remat),
-        heads=model.heads, dropout=model.dropout, embedding=model.embedding, resample=model.resample,
-        rescale=model.skip_rescale, num_classes=num_classes, super_resolution=lowres_size is not None,
+        heads=model.heads, head_channels=model.head_channels, dropout=model.dropout, embedding=model.embedding,
+        resample=model.resample, rescale=model.skip_rescale, num_classes=num_classes,
+        lowres_resize=model.lowres_resize if lowres_size else None, timestep=timestep,
         output_channels=output_channels, dtype=jnp.dtype(dtype))
 
     def init(key):
