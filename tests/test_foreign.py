@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from cdm.cli import main
-from cdm.evals import foreign, weights
+from cdm.evals import weights
+from cdm.interop import foreign
 
 GOLDEN = pathlib.Path(__file__).with_name("golden")
 
@@ -95,11 +96,11 @@ def test_a_damaged_file_is_one_line(tmp_path):
 
 def test_a_tensor_beyond_its_storage_is_refused():
     storage = foreign._Storage("<f4", 6)
-    storage.fill(np.arange(6, dtype=np.float32).tobytes())
-    np.testing.assert_array_equal(foreign._Tensor(storage, 1, (2, 2), (3, 1)).array(), [[1, 2], [4, 5]])
+    storage.fill(np.arange(6, dtype=np.float32).view(np.uint8))
+    np.testing.assert_array_equal(foreign.Tensor(storage, 1, (2, 2), (3, 1)).array(), [[1, 2], [4, 5]])
     for offset, shape, strides in ((3, (2, 2), (3, 1)), (-1, (2,), (1,)), (5, (2,), (-6,)), (0, (2, 2), (1,))):
         with pytest.raises(ValueError):
-            foreign._Tensor(storage, offset, shape, strides).array()
+            foreign.Tensor(storage, offset, shape, strides).array()
 
 
 def test_weights_that_are_not_here_say_how_to_get_them():

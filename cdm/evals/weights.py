@@ -18,9 +18,9 @@ from typing import Callable, NamedTuple
 
 import jax
 
-from cdm.evals import foreign
 from cdm.evals.networks import build
-from cdm.images.files import replace
+from cdm.images.files import replace, sha256
+from cdm.interop import foreign
 from cdm.stage import flatten
 
 FBAI = "https://dl.fbaipublicfiles.com/dinov2/"
@@ -110,12 +110,6 @@ def cached(name):
     """The path of a network's weights in the cache, whether they are there or not."""
     folder = os.environ.get("CDM_WEIGHTS") or pathlib.Path.home() / ".cache" / "cdm" / "weights"
     return pathlib.Path(folder) / f"{name}{_source(name).suffix}"
-
-
-def sha256(path):
-    """Of a file."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def fetch(name):

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
@@ -114,6 +115,12 @@ def reading(folder, name, kind, version=None):
         raise ValueError(f"`{kind}` (={folder}) must be a {kind} folder: {missing} is missing") from e
     except (NotADirectoryError, KeyError, AttributeError, TypeError, ValueError) as e:
         raise ValueError(f"`{kind}` (={folder}) is damaged: {type(e).__name__}: {' '.join(str(e).split())}") from e
+
+
+def sha256(path):
+    """Of a file."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def write_json(path, value):

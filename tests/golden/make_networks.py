@@ -28,8 +28,8 @@ from PIL import Image
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from transformers import Dinov2Config, Dinov2Model
 
-from cdm.evals import foreign
 from cdm.evals.weights import cached
+from cdm.interop import foreign
 from cdm.stage import flatten
 
 HERE = pathlib.Path(__file__).parent
