@@ -11,23 +11,23 @@ A stage folder is stage.json (schema_version, config, classes, training facts) b
 code. Whoever has the folder needs nothing else.
 """
 
-import hashlib
+import json
+import math
 import pathlib
 import re
-import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from cdm import config as configs
 from cdm import nn
 from cdm.diffusion import guidance as guiding
 from cdm.diffusion import process, schedules, vlb, weights
 from cdm.images import augment
-from cdm.images.files import new_folder, reading, write_json
+from cdm.images.files import new_folder, reading, sha256, write_json, writing
 from cdm.images.resize import resize, to_float
 
 SCHEMA_VERSION = 1
@@ -260,14 +260,11 @@ class Stage:
     def save(self, folder, dtype=np.float32):
         """Write the stage folder, whole or not at all; `folder` must not exist yet."""
         with new_folder(folder) as partial:
-            flat = {name: np.ascontiguousarray(value, dtype) for name, value in flatten(self.params).items()}
-            save_file(flat, partial / "params.safetensors")
-            self.sha256 = _sha256(partial / "params.safetensors")
+            _write_tensors(partial / "params.safetensors", flatten(self.params), dtype)
+            self.sha256 = sha256(partial / "params.safetensors")
             write_json(partial / "stage.json", {
                 "schema_version": SCHEMA_VERSION, "config": self.config.to_dict(), "classes": self.classes,
                 "facts": self.facts, "sha256": self.sha256})
-            # safetensors writes for its owner alone; what is installed must be readable by all.
-            shutil.copymode(partial / "stage.json", partial / "params.safetensors")
 
 
 def load_stage(folder):
@@ -276,7 +273,7 @@ def load_stage(folder):
     with reading(folder, "stage.json", "stage", SCHEMA_VERSION) as about:
         stage = Stage(configs.from_dict(about["config"]), about["classes"], facts=about["facts"])
         stage.sha256 = about["sha256"]
-        if _sha256(path) != stage.sha256:
+        if sha256(path) != stage.sha256:
             raise ValueError(f"{path.name} has not the sha256 of its stage.json")
         try:
             flat = load_file(path)
@@ -287,7 +284,7 @@ def load_stage(folder):
         if wanted != found:
             name = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
             raise ValueError(f"{name} is {found.get(name, 'missing')}, its config wants {wanted.get(name, 'none')}")
-    stage.params = unflatten({name: value.astype(np.float32) for name, value in flat.items()})
+    stage.params = unflatten({name: value.astype(np.float32, copy=False) for name, value in flat.items()})
     return stage
 
 
@@ -296,9 +293,20 @@ def slug(name):
     return re.sub(r"[\W_]+", "-", name.casefold()).strip("-")
 
 
-def _sha256(path):
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+def _write_tensors(path, flat, dtype):
+    """A safetensors file of these arrays, or what makes one when asked: one after the other, so that memory never holds
+    a second copy of all, as safetensors' own writer needs."""
+    code, size = {"float32": ("F32", 4), "float16": ("F16", 2)}[np.dtype(dtype).name]
+    header, end = {}, 0
+    for name, value in flat.items():
+        begin, end = end, end + math.prod(value.shape) * size
+        header[name] = {"dtype": code, "shape": value.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with writing(path), open(path, "wb") as f:
+        f.write(len(text).to_bytes(8, "little") + text)
+        for value in flat.values():
+            f.write(np.ascontiguousarray(value, dtype))
 
 
 def flatten(tree, prefix=""):
