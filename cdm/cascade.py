@@ -329,7 +329,9 @@ def check_seed(seed):
 
 
 def load_cascade(folder):
-    """The Cascade in a cascade folder."""
+    """The Cascade in a cascade folder, or that of the one base stage in a stage folder."""
+    if (pathlib.Path(folder) / "stage.json").exists():
+        return Cascade([load_stage(folder)])
     with reading(folder, "cascade.json", "cascade", SCHEMA_VERSION) as about:
         names = [str(name) for name in about["stages"]]
         sampling = {str(name): dict(settings) for name, settings in about["sampling"].items()}

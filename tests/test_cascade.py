@@ -252,6 +252,15 @@ def test_a_truncated_state_is_handed_on_as_it_is(grey):
     assert np.abs(sr(np.clip(state, -1, 1)) - images["sr_16"]).max() > 0.01
 
 
+def test_a_stage_folder_is_a_cascade_of_the_one(cascade, tmp_path):
+    for stage in cascade.stages[:2]:
+        stage.save(tmp_path / stage.name)
+    images = load_cascade(tmp_path / "base_8").sample(LABELS, seed=7)
+    np.testing.assert_array_equal(images, cascade.sample(LABELS, seed=7, stop_at="base_8"))
+    with pytest.raises(ValueError, match="the first, sr_16, must be a base stage"):
+        load_cascade(tmp_path / "sr_16")
+
+
 def test_a_folder_gives_back_the_cascade(cascade, images, tmp_path):
     Cascade(cascade.stages, {"sr_16": {"steps": 3}}).save(tmp_path / "cascade")
     again = load_cascade(tmp_path / "cascade")

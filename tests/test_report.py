@@ -154,3 +154,10 @@ def test_a_value_that_can_not_be_is_refused_before_anything_is_made(folder, conv
     with pytest.raises(ValueError, match=match):
         search(folder, convolution, guided, tmp_path / "work", stage, **changes)
     assert not (tmp_path / "work").exists()
+
+
+def test_a_stage_folder_has_no_settings_to_search(base_stage, convolution, guided, tmp_path):
+    base_stage.save(tmp_path / "base_8")
+    with pytest.raises(ValueError, match="^`cascade` .* must be a cascade folder"):
+        search(tmp_path / "base_8", convolution, guided, tmp_path / "work")
+    assert not (tmp_path / "work").exists()

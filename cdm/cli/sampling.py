@@ -49,7 +49,8 @@ def add(verbs):
     p.add_argument("--out", default="cdm-demo", help="folder to write (default: cdm-demo)")
 
     p = verb(verbs, "sample", sample, "sample images by class from a cascade, or from part of one")
-    p.add_argument("--cascade", metavar="FOLDER", help="cascade folder (default: the one that comes with the package)")
+    p.add_argument("--cascade", metavar="FOLDER",
+                   help="cascade folder, or a base stage's (default: the cascade that comes with the package)")
     p.add_argument("--class", dest="classes", nargs="+", action="extend", metavar="CLASS", help="names or indices")
     p.add_argument("-n", type=int, default=1, help="images of each class (default: 1)")
     p.add_argument("--seed", type=int, default=0, help="default: 0")

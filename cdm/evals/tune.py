@@ -155,6 +155,8 @@ def tune(folder, extractor, reference, work, budget=2000, seed=0, stages=None, b
     sequences of those of `candidates`.
     """
     cascade, work, folder = load_cascade(folder), pathlib.Path(work), pathlib.Path(folder)
+    if not (folder / "cascade.json").exists():
+        raise ValueError(f"`cascade` (={folder}) must be a cascade folder, which holds settings, not a stage folder")
     if (work / ARGUMENTS).exists():
         cascade.sampling = json.loads((work / ARGUMENTS).read_text())["before"]
     names = [stage.name for stage in cascade.stages]
