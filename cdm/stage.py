@@ -11,23 +11,22 @@ A stage folder is stage.json (schema_version, config, classes, training facts) b
 code. Whoever has the folder needs nothing else.
 """
 
-import json
-import math
 import pathlib
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from cdm import config as configs
 from cdm import nn
 from cdm.diffusion import guidance as guiding
 from cdm.diffusion import process, schedules, vlb, weights
 from cdm.images import augment
-from cdm.images.files import new_folder, reading, sha256, write_json, writing
+from cdm.images.files import new_folder, reading, sha256, write_json
 from cdm.images.resize import resize, to_float
 
 SCHEMA_VERSION = 1
@@ -260,11 +259,14 @@ class Stage:
     def save(self, folder, dtype=np.float32):
         """Write the stage folder, whole or not at all; `folder` must not exist yet."""
         with new_folder(folder) as partial:
-            _write_tensors(partial / "params.safetensors", flatten(self.params), dtype)
+            flat = {name: np.ascontiguousarray(value, dtype) for name, value in flatten(self.params).items()}
+            save_file(flat, partial / "params.safetensors")
             self.sha256 = sha256(partial / "params.safetensors")
             write_json(partial / "stage.json", {
                 "schema_version": SCHEMA_VERSION, "config": self.config.to_dict(), "classes": self.classes,
                 "facts": self.facts, "sha256": self.sha256})
+            # safetensors writes for its owner alone; what is installed must be readable by all.
+            shutil.copymode(partial / "stage.json", partial / "params.safetensors")
 
 
 def load_stage(folder):
@@ -291,22 +293,6 @@ def load_stage(folder):
 def slug(name):
     """A class name as it is spelt in file names: "Food & Drink" is food-drink."""
     return re.sub(r"[\W_]+", "-", name.casefold()).strip("-")
-
-
-def _write_tensors(path, flat, dtype):
-    """A safetensors file of these arrays, or what makes one when asked: one after the other, so that memory never holds
-    a second copy of all, as safetensors' own writer needs."""
-    code, size = {"float32": ("F32", 4), "float16": ("F16", 2)}[np.dtype(dtype).name]
-    header, end = {}, 0
-    for name, value in flat.items():
-        begin, end = end, end + math.prod(value.shape) * size
-        header[name] = {"dtype": code, "shape": value.shape, "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with writing(path), open(path, "wb") as f:
-        f.write(len(text).to_bytes(8, "little") + text)
-        for value in flat.values():
-            f.write(np.ascontiguousarray(value, dtype))
 
 
 def flatten(tree, prefix=""):

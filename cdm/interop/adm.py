@@ -175,7 +175,7 @@ def config_of(flags):
 
 @dataclasses.dataclass(frozen=True)
 class _Parameter:
-    """One of ours, made from ADM's tensor when NumPy asks for it: memory holds one at a time."""
+    """One of ours, made from ADM's tensor when NumPy asks for it: the checkpoint is not in memory beside its stage."""
 
     shape: tuple
     tensor: foreign.Tensor
