@@ -185,7 +185,8 @@ def validate(config):
           "be letters, digits, _ and -")
     model, data, train, sample = config.model, config.data, config.train, config.sample
     _need(train.images >= train.batch_size, "train.images", train.images, f"be at least a batch (={train.batch_size})")
-    _need(train.seed < 2**32, "train.seed", train.seed, "be below 2^32")
+    for name in ("images", "seed"):
+        _need(train[name] < 2**32, f"train.{name}", train[name], "be below 2^32")
     _need(config.dtype in ("auto", "float32", "bfloat16"), "dtype", config.dtype, "be auto, float32 or bfloat16")
     _need(len(model.multipliers) > 0 and all(isinstance(m, numbers.Real) and m > 0 and m * model.channels % 1 == 0
                                              for m in model.multipliers),

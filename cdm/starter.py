@@ -132,11 +132,12 @@ def _set(config, values):
 
 
 def _text(name, low, size, values, about, source, device, out):
+    classes = f" of {len(source.classes)} classes" if source.classes else ""
     kind = f"A base stage at {size}x{size}" if low is None else f"Super-resolution from {low}x{low} to {size}x{size}"
     make = f'base_stage("{name}", {size})' if low is None else f'sr_stage("{name}", {low}, {size})'
     settings = "\n".join(f"    config.{key} = {_literal(value)}" for key, value in values.items())
     cost = f"{about['params'] / 1e6:.1f} M parameters, {about['flops_per_image']['train'] / 1e9:.2f} GFLOP an image"
-    return f'''"""{kind}, for {len(source)} pictures of {len(source.classes)} classes.
+    return f'''"""{kind}, for {len(source)} pictures{classes}.
 
     cdm train --config={out / name}.py --workdir=runs/{name}
 

@@ -138,6 +138,19 @@ def test_what_one_process_finds_bad_no_process_reads_again(folder, tmp_path):
         assert set(manifest.resume(open_source(str(folder)), tmp_path, process).bad) == {"food/1.png", "food/2.png"}
 
 
+def test_files_that_go_bad_are_told_of_and_half_of_them_end_the_run(folder, tmp_path):
+    source = manifest.freeze(open_source(str(folder)), tmp_path)
+    assert source.write_bad() is None
+    source.bad["food/1.png"] = "OSError: broken"
+    assert source.write_bad() == "1 more files could not be read and are replaced, food/1.png first"
+    assert source.write_bad() is None
+    before = (tmp_path / manifest.BAD).read_bytes()
+    source.bad.update(dict.fromkeys(source.names[:7], "FileNotFoundError: unplugged"))
+    with pytest.raises(ValueError, match="`data.source`: [78] of its 12 files can not be read"):
+        source.write_bad()
+    assert (tmp_path / manifest.BAD).read_bytes() == before
+
+
 def test_a_source_that_is_not_that_of_the_run_is_one_line(folder, tmp_path):
     manifest.freeze(open_source(str(folder)), tmp_path)
     shutil.rmtree(folder / "symbols")

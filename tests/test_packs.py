@@ -14,11 +14,13 @@ import pytest
 from PIL import Image
 
 from cdm import cli
+from cdm.data import manifest
 from cdm.data.check import check, summary
 from cdm.data.packs import INDEX, RECORDS, pack
 from cdm.data.pipeline import batches
 from cdm.data.reading import read_square
 from cdm.data.sources import open_source
+from cdm.training.loop import warnings
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +42,15 @@ def test_a_pack_is_the_squares_of_its_source(square, class_folder, tmp_path):
     np.testing.assert_array_equal(packed.labels, source.labels)
     for i in range(len(source)):
         np.testing.assert_array_equal(packed.read(i), read_square(source, i, 8, square))
+
+
+def test_a_stage_that_is_larger_than_its_pack_is_told_so(class_folder, tiny_sr, tmp_path):
+    pack(open_source(str(class_folder)), tmp_path / "pack", 8)
+    source = manifest.freeze(open_source(str(tmp_path / "pack")), tmp_path / "run")
+    assert any("are 8 px and enlarged to `size` (=16)" in line for line in warnings(tiny_sr, source))
+    with tiny_sr.unlocked():
+        tiny_sr.size = 8
+    assert not any("enlarged" in line for line in warnings(tiny_sr, source))
 
 
 def test_training_from_a_pack_sees_what_it_would_without(class_folder, tiny_base, tmp_path):
@@ -73,9 +84,13 @@ def test_a_compressed_tar_is_packed_and_leaves_nothing_beside(class_folder, tmp_
 def test_a_cut_compressed_tar_is_one_line_and_leaves_nothing(class_folder, tmp_path, capsys):
     with tarfile.open(tmp_path / "set.tgz", "w:gz") as archive:
         archive.add(class_folder, "set")
-    (tmp_path / "set.tgz").write_bytes((tmp_path / "set.tgz").read_bytes()[:500])
-    assert call("data", "pack", tmp_path / "set.tgz", "--size", 8, "--out", tmp_path / "pack") == 2
-    assert capsys.readouterr().err.count("\n") == 1 and os.listdir(tmp_path) == ["set.tgz"]
+    whole = (tmp_path / "set.tgz").read_bytes()
+    for name, data in (("set.tgz", whole[:500]), ("set.tar.bz2", b"no archive")):
+        (tmp_path / "set.tgz").unlink(missing_ok=True)
+        (tmp_path / name).write_bytes(data)
+        assert call("data", "pack", tmp_path / name, "--size", 8, "--out", tmp_path / "pack") == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and name in told and os.listdir(tmp_path) == [name]
 
 
 def test_what_is_there_is_not_overwritten(class_folder, tmp_path, capsys):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdm.data import reading
+from cdm.data import manifest, reading
 from cdm.data.decode import decode, oddities
 from cdm.data.packs import pack
 from cdm.data.reading import read_good, read_square
@@ -324,6 +324,33 @@ def test_a_tfds_set_is_read_without_tensorflow(tfds_set):
     assert "tensorflow" not in sys.modules
 
 
+def test_a_run_that_moves_from_tfds_to_a_pack_keeps_its_labels(tfds_set, tmp_path):
+    """Of a pack that could not read a record, whose records so lie elsewhere."""
+    source = open_source(f"tfds:{tfds_set[0]}")
+    frozen = manifest.freeze(source, tmp_path / "run")
+    wanted = {name: int(frozen.labels[i]) for i, name in enumerate(frozen.names)}
+    assert set(wanted.values()) == {0, 1}
+    pack(source, tmp_path / "whole", 8)
+    index = json.loads((tmp_path / "whole" / "index.json").read_text())
+
+    class Turned:
+        """The records from the last to the second."""
+
+        names, labels, classes = source.names[:0:-1], np.asarray(source.labels)[:0:-1], source.classes
+
+        def read(self, i):
+            return source.read(len(source) - 1 - i)
+
+        def __len__(self):
+            return len(self.names)
+
+    pack(Turned(), tmp_path / "pack", 8)
+    moved = manifest.resume(open_source(str(tmp_path / "pack")), tmp_path / "run")
+    assert moved.names == index["names"] == source.names
+    for i, name in enumerate(moved.names[1:], 1):
+        assert moved.labels[i] == wanted[name]
+
+
 def test_without_tfds_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)  # as if it were not installed
     with pytest.raises(ValueError, match=r"pip install '.\[tfds\]'"):
@@ -402,6 +429,8 @@ def test_a_disk_that_stumbles_spoils_no_picture(class_folder, tmp_path, monkeypa
 
     wanted, bad = read_square(source, 0, 8), {}
     source.__class__ = Stumbling
+    assert not manifest.freeze(source, tmp_path / "run").excluded
+    left = 2
     record, image = read_good(source, 0, 8, bad=bad)
     assert record == 0 and not bad
     np.testing.assert_array_equal(image, wanted)

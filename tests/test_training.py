@@ -125,7 +125,7 @@ def begun(stage):
     partition = Partition(stage.config)
     state = jax.jit(functools.partial(states.create, stage), out_shardings=partition.everywhere)()
     params = jax.device_put(stage.params, partition.everywhere)
-    step = loop._compile(stage, partition, state)[0]
+    step = loop._compile(stage, None, partition, state)[0]
     power = dict.fromkeys(state.power, params)
     return (lambda state, batch: step(jax.tree.map(jnp.copy, state), partition.batch(batch)),
             state._replace(params=params, ema=params, power=power))
@@ -311,11 +311,29 @@ def test_an_export_of_another_sigma_is_rebuilt_and_of_a_stored_one_is_it(run, tm
             runs.export([run], tmp_path / "none", at=at, ema_sigma=sigma)
 
 
-def test_checkpoints_at_a_multiple_are_kept(run_config, tmp_path):
-    run_config.checkpoint.keep, run_config.checkpoint.keep_every = 1, 16
+@pytest.mark.parametrize("every, kept", [(16, [16, 32]), (10, [12, 20, 32]), (9, [12, 20, 28, 32])])
+def test_checkpoints_at_a_multiple_are_kept(run_config, tmp_path, every, kept):
+    """At the first batch end that reaches one: batches of 4 do not end at multiples of 10 or 9."""
+    run_config.checkpoint.every, run_config.checkpoint.keep, run_config.checkpoint.keep_every = every, 1, every
     loop.train(run_config, tmp_path / "run")
     with Checkpoints(tmp_path / "run") as checkpoints:
-        assert checkpoints.all() == [16, 32]
+        assert checkpoints.all() == kept
+
+
+def test_a_snapshot_that_a_kill_took_is_made_again(run, run_config, tmp_path):
+    """The checkpoint of the same images was whole when the process was killed, the snapshot was not."""
+    shutil.copytree(run, tmp_path / "run")
+    for images in (16, 32):
+        shutil.rmtree(tmp_path / "run" / "snapshots" / str(images))
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "32"), shutil.rmtree(tmp_path / "run" / "checkpoints" / "24")
+    loop.train(run_config, tmp_path / "run")
+    like = jax.eval_shape(functools.partial(states.create, runs.open_run(run))).power
+    for images in (16, 32):
+        old, new = [], []
+        for folder, found in ((run, old), (tmp_path / "run", new)):
+            with Checkpoints(folder, "snapshots") as snapshots:
+                found.append(jax.device_get(snapshots.restore(images, like)))
+        assert_equal(old, new)
 
 
 def test_a_run_that_diverges_stops_and_says_where(run_config, tmp_path):

@@ -14,7 +14,7 @@ def serve(args):
     try:
         from cdm.evals.study.app import serve
     except ImportError as e:
-        raise ValueError(f"`study serve` needs the extra [study]: pip install 'cdm[study]' ({e})") from e
+        raise ValueError(f"`study serve` needs the extra [study]: pip install '.[study]' ({e})") from e
 
     given = {name: value for name in ("task", "per_rater", "view_seconds", "seed")
              if (value := getattr(args, name)) is not None}

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 
-from cdm.cli.arguments import values, verb
+from cdm.cli.arguments import positive, values, verb
 
 
 def train(args):
@@ -14,8 +14,7 @@ def train(args):
 
     _quiet()
     settings = config.load(args.config, args.overrides)
-    if settings.train.deterministic:  # heard only before the backend starts
-        os.environ["XLA_FLAGS"] += " --xla_gpu_deterministic_ops=true"
+    _prepare(settings)
     if args.distributed or args.coordinator or args.processes is not None or args.process is not None:
         mesh.join(args.coordinator, args.processes, args.process)
     try:
@@ -34,12 +33,19 @@ def train(args):
         print(f"trained; next: cdm export {args.workdir} --out STAGE")
 
 
+def _prepare(settings):
+    """What a training needs of the process, before the backend starts."""
+    if settings.train.deterministic:
+        os.environ["XLA_FLAGS"] += " --xla_gpu_deterministic_ops=true"
+
+
 def distill(args):
     """Train students of a stage that sample in ever fewer steps."""
     from cdm.training import stop, students
 
     _quiet()
     steps = args.steps if isinstance(args.steps, list) else [args.steps]
+    _prepare(students.student(args.stage, steps[0], 0.0, args.overrides))
     try:
         stage = students.distill(args.stage, args.workdir, steps, args.guidance, args.overrides)
     except (stop.Stopped, FloatingPointError) as e:
@@ -138,7 +144,7 @@ def add(verbs):
     p = verb(verbs, "doctor", examine,
              "examine a run: a verdict a line, and RUN/doctor.png; exits 1 if one of them is bad")
     p.add_argument("workdir", metavar="RUN", help="run folder")
-    p.add_argument("--steps", type=int, default=100, help="of overfitting a few pictures (default: 100)")
+    p.add_argument("--steps", type=positive, default=100, help="of overfitting a few pictures (default: 100)")
 
     p = verb(verbs, "describe", print_description, "print the size, cost and shapes of a config's stage as JSON")
     p.add_argument("--config", required=True, metavar="FILE", help=config_help)

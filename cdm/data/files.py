@@ -58,7 +58,9 @@ def unpacked(spec, out):
         try:
             with unpack(spec) as packed, open(plain, "wb") as f:
                 shutil.copyfileobj(packed, f, 1 << 20)
-        except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as e:
+        except (EOFError, lzma.LZMAError, zlib.error, OSError) as e:
+            if isinstance(e, OSError) and e.errno:  # of the disk; what bz2 and gzip say of their data has no number
+                raise
             raise ValueError(f"`data.source` (={spec}) must be a whole compressed tar: {e}") from e
         yield plain
 

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cdm.data.decode import check_header, reason
+from cdm.data.reading import patiently
 from cdm.data.threads import in_order
 from cdm.images.files import replace, write_json
 
@@ -63,10 +64,8 @@ class Manifest:
     """A Source of the records of a manifest, in its order, with its labels and classes. `excluded` are the names left
     out when it was made and `bad` those that failed since, each with the reason: `read_good` adds to them."""
 
-    checked = True
-
     def __init__(self, source, about, run, process=0):
-        self._source = source
+        self._source, self.size = source, getattr(source, "size", None)  # of a pack's pictures
         self.names, self.classes, self.excluded = about["names"], tuple(about["classes"]), about["bad"]
         index = {name: i for i, name in enumerate(source.names)}
         self._index = np.array([index.get(name, -1) for name in self.names])
@@ -75,7 +74,11 @@ class Manifest:
             raise ValueError(f"`data.source` must be that of the run: {len(self._gone)} of its {len(self)} files are "
                              f"not there; the first is {self._gone[0]}")
         self._added = len(index) + len(self._gone) - len(self) - sum(name in index for name in self.excluded)
-        self.labels = source.labels if about["labels"] is None else np.array(about["labels"], np.int32)
+        if about["labels"] is not None:
+            self.labels = np.array(about["labels"], np.int32)
+        else:  # they lay in the records, in whose order the manifest is; or the records were packed since
+            lazy = not isinstance(source.labels, np.ndarray)
+            self.labels = source.labels if lazy else source.labels[self._index]
         self.bad = {}
         for path in sorted(run.glob("bad_files*.json")):
             self.bad.update(json.loads(path.read_text()))
@@ -104,17 +107,22 @@ class Manifest:
         return told
 
     def write_bad(self):
-        """Bring the process's list of bad files up to date, if there is anything to add."""
+        """Bring the process's list of bad files up to date; returns a line on it if there was anything to add. Where more
+        than half of the set is bad nothing is written: it is the disk's fault, or the network's, and an error."""
         bad = dict(self.bad)  # the loader's threads may add to it meanwhile
+        if 2 * len(bad) > len(self):
+            name, why = list(bad.items())[-1]
+            raise ValueError(f"`data.source`: {len(bad)} of its {len(self)} files can not be read; {name}: {why}")
         if len(bad) > self._written:
             write_json(self._bad_path, bad)
-            self._written = len(bad)
+            added, self._written = len(bad) - self._written, len(bad)
+            return f"{added} more files could not be read and are replaced, {list(bad)[-added]} first"
 
 
 def _bad_headers(source):
     def check(i):
         try:
-            check_header(lambda limit: source.encoded(i, limit))
+            patiently(lambda: check_header(lambda limit: source.encoded(i, limit)))
         except Exception as e:  # Pillow may raise anything at a broken file
             return reason(e)
 

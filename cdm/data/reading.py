@@ -11,15 +11,23 @@ PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE,
 WAITS = (0.1, 1.0, 10.0)
 
 
-def read_square(source, i, size, how="center", draw=0.0):
-    """Record i of a source at [size, size, 3] uint8 (see cdm.data.squares); Unreadable, which names it, if it is."""
+def patiently(read):
+    """What `read()` gives, tried again while it fails by what may pass."""
     for wait in (*WAITS, None):
         try:
-            return square(source.read(i), size, how, draw)
-        except Exception as e:  # a decoder given a broken file may raise anything
-            if wait is None or getattr(e, "errno", None) not in PASSING:
-                raise Unreadable(source.names[i], e) from e
+            return read()
+        except OSError as e:
+            if wait is None or e.errno not in PASSING:
+                raise
             time.sleep(wait)
+
+
+def read_square(source, i, size, how="center", draw=0.0):
+    """Record i of a source at [size, size, 3] uint8 (see cdm.data.squares); Unreadable, which names it, if it is."""
+    try:
+        return patiently(lambda: square(source.read(i), size, how, draw))
+    except Exception as e:  # a decoder given a broken file may raise anything
+        raise Unreadable(source.names[i], e) from e
 
 
 def read_good(source, i, size, how="center", draw=0.0, bad=None):

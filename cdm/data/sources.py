@@ -9,8 +9,8 @@
 
 A Source is random access, from any thread: `len`, `classes` (names; () without labels), `labels` ([N] int32; zeros
 without labels), `names` (of its records), and `read(i)`, one image as [H, W, 3] uint8 RGB. Where records are picture
-files, `encoded(i, limit=-1)` is the bytes of one, or the first `limit` of them; `checked` says whether every record was
-read when the source was made.
+files, `encoded(i, limit=-1)` is the bytes of one, or the first `limit` of them; `checked` says that
+their headers need no look before training.
 """
 
 import importlib.resources

@@ -7,6 +7,7 @@ import re
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 
 def _host():
@@ -17,18 +18,31 @@ def _host():
         return jax.local_devices()[0]
 
 
+class _AtMultiples(policies.PreservationPolicy):
+    """Those that are the first to reach a multiple of `every`, batch by batch."""
+
+    def __init__(self, every, batch):
+        self._every, self._batch = every, batch
+
+    def should_preserve(self, checkpoints, *, context):
+        return [c.step // self._every > (c.step - self._batch) // self._every for c in checkpoints]
+
+
 class Checkpoints:
     """The checkpoints in RUN/checkpoints (or another room of it): to read, or to `write` too and to keep the newest
-    `keep` (None: all) and every one at a multiple of `keep_every`.
+    `keep` (None: all) and every one that is the first to reach a multiple of `keep_every`, in batches of `batch`.
 
     A context manager: on leaving, the save under way is waited for.
     """
 
-    def __init__(self, run, room="checkpoints", write=False, keep=None, keep_every=0):
+    def __init__(self, run, room="checkpoints", write=False, keep=None, keep_every=0, batch=1):
+        policy = policies.LatestN(keep)
+        if keep_every:
+            policy = policies.AnyPreservationPolicy([policy, _AtMultiples(keep_every, batch)])
         # What a killed process left half-written is removed by whoever writes next.
         # The prefix keeps apart what the processes of a job agree on of the one room and of the other.
         options = (ocp.CheckpointManagerOptions(
-            max_to_keep=keep, keep_period=keep_every or None, cleanup_tmp_directories=True,
+            preservation_policy=policy, cleanup_tmp_directories=True,
             multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=room)) if write else
             ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False))
         self._run = run

@@ -77,7 +77,7 @@ class Log:
         try:
             self._writers = [WRITERS[name](run, images) for name in writers]
         except ImportError as e:
-            raise ValueError(f"`log.writers` (={', '.join(writers)}) must be installed: pip install 'cdm[loggers]' "
+            raise ValueError(f"`log.writers` (={', '.join(writers)}) must be installed: pip install '.[loggers]' "
                              f"({e})") from e
 
     def advance(self, count):

@@ -52,7 +52,8 @@ def train(config, run):
         if source is opened:
             raise ValueError(f"`workdir` (={run}) must be a folder that all processes of a job share")
         kept = stack.enter_context(Checkpoints(run, write=True, keep=config.checkpoint.keep,
-                                               keep_every=config.checkpoint.keep_every))
+                                               keep_every=config.checkpoint.keep_every,
+                                               batch=config.train.batch_size))
         snapshots = stack.enter_context(Checkpoints(run, "snapshots", write=True))
         return _train(stage, teacher, source, run, partition, kept, snapshots, asked)
 
@@ -74,6 +75,8 @@ def _train(stage, teacher, source, run, partition, kept, snapshots, asked):
             """Whether the batch that ends at `images` passed a multiple of `every`, or was the last."""
             return images // every > (images - batch_size) // every or images + batch_size > total
 
+        if images and due(config.checkpoint.snapshots) and state.power:  # a kill may have taken it
+            snapshots.save(images, state.power)
         before, stream = None, batches(source, config, images, total, jax.process_index(), jax.process_count(),
                                        source.bad)
         while images + batch_size <= total:
@@ -96,7 +99,8 @@ def _train(stage, teacher, source, run, partition, kept, snapshots, asked):
             if due(config.log.every):
                 log.row(**_row(config, state, metrics, images), speed=clock.row())
             if due(config.checkpoint.every) or stop:
-                source.write_bad()  # what the state rests on is known before it is saved
+                if told := source.write_bad():  # what the state rests on is known before it is saved
+                    log.say(f"{stage.name}: {told}")
                 kept.save(images, state._asdict())
             if due(config.checkpoint.snapshots) and state.power:
                 snapshots.save(images, state.power)
@@ -162,6 +166,8 @@ def warnings(config, source):
     """What makes a run unlikely to end well, a line each."""
     if len(source) < 10_000:
         yield f"warning: {len(source)} images are few; under 10000 the model begins to remember them"
+    if source.size and config.size > source.size:
+        yield f"warning: its pictures are {source.size} px and enlarged to `size` (={config.size})"
     if config.train.batch_size < 32:
         yield f"warning: `train.batch_size` (={config.train.batch_size}) is small; under 32 the gradient is noisy"
 

@@ -75,14 +75,14 @@ def join(coordinator=None, processes=None, process=None):
     try:
         jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=60,
                                    shutdown_timeout_seconds=30)
-    except ValueError as e:
+    except (ValueError, RuntimeError) as e:
         raise ValueError(f"`distributed` must be used in a job of SLURM, a TPU pod or MPI, or with --coordinator, "
                          f"--processes and --process: {e}") from e
 
 
 def agree(number):
     """The first process's number, in all of them."""
-    return number if alone() else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+    return number if alone() else int(multihost_utils.broadcast_one_to_all(np.uint32(number)))
 
 
 def led(act):
@@ -95,7 +95,7 @@ def led(act):
             failed = e
     if not alone():
         text = str(failed or "").encode()[:LINE].ljust(LINE, b"\0")
-        text = bytes(multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8))).rstrip(b"\0").decode()
+        text = bytes(multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8))).rstrip(b"\0").decode(errors="ignore")
         if text and failed is None:
             raise ValueError(f"the first process: {text}")
     if failed is not None:

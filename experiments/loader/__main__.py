@@ -2,7 +2,7 @@
 
     python -m experiments.loader [--data SOURCE] [--note TEXT] --out experiments/loader/loader.json
 
-128 pictures of the source, their middle squares at 256x256, are written in every form that the loader reads, and
+128 pictures of the source, their middle squares at 256x256, are written in the forms that folders and files have, and
 batches of them are drawn at 64 and at 256 pixels, all forms in turn, five times over. Cores are counted by the
 processor time of all threads, so that other work on the machine matters little: images / processor seconds. Median,
 least and most.
@@ -27,18 +27,18 @@ from PIL import Image
 from cdm import config as configs
 from cdm.data.packs import pack
 from cdm.data.pipeline import batches
-from cdm.data.reading import read_square
+from cdm.data.reading import read_good
 from cdm.data.sources import open_source
 from cdm.images.files import write_json
-from cdm.training.loop import train
+from experiments.demo.train import cdm
 
 COUNT, REPEATS, SIZES = 128, 5, (64, 256)
 CONFIGS, STRETCHES = pathlib.Path(__file__).parents[2] / "configs" / "demo", 6
 
 
 def write_forms(source, folder):
-    """{form: spec} of the first COUNT good pictures of a source, spread over it."""
-    pictures = [read_square(source, int(i), 256) for i in np.linspace(0, len(source) - 1, COUNT)]
+    """{form: spec} of COUNT good pictures of a source, spread over it."""
+    pictures = [read_good(source, int(i), 256)[1] for i in np.linspace(0, len(source) - 1, COUNT)]
     forms = {}
     for form, size, options in (("folder of JPEG, 500x375", (500, 375), {"format": "jpeg", "quality": 90}),
                                 ("folder of JPEG", (256, 256), {"format": "jpeg", "quality": 90}),
@@ -69,12 +69,13 @@ def speed(source, size):
 
 def data_wait(stage, source, folder):
     """What a run of configs/demo/STAGE.py says of its speed on a pack of `source`."""
-    config = configs.load(CONFIGS / f"{stage}.py").unlock()
+    config = configs.load(CONFIGS / f"{stage}.py")
     pack(source, folder / f"pack_{stage}", config.size)
-    config.data.source, config.data.cache = str(folder / f"pack_{stage}"), False
-    config.log.every = 10 * config.train.batch_size
-    config.train.images = STRETCHES * config.log.every
-    train(config, folder / stage)
+    stretch = 10 * config.train.batch_size
+    values = {"data.source": folder / f"pack_{stage}", "data.cache": False, "log.every": stretch,
+              "train.images": STRETCHES * stretch}
+    cdm("train", f"--config={CONFIGS / stage}.py", f"--workdir={folder / stage}",
+        *(f"--config.{name}={value}" for name, value in values.items()))
     rows = [json.loads(row)["speed"] for row in (folder / stage / "metrics.jsonl").read_text().splitlines()[1:]]
     return {"stage": stage, "size": config.size, "batch": config.train.batch_size,
             "step_seconds": round(statistics.median(row["step_seconds"] for row in rows), 3),
