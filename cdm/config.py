@@ -77,7 +77,7 @@ def base_stage(name, size):
     config.train.max_skipped = 20  # batches in a row that are not finite before the run stops
     config.train.deterministic = False  # on a GPU: slower kernels that give the same bits every time
 
-    # Of checkpoints the newest `keep` stay, and every one at a multiple of `keep_every` (0: none).
+    # Of checkpoints the newest `keep` stay, and the first at or past every multiple of `keep_every` (0: none).
     config.checkpoint = ConfigDict({"every": 50_000, "keep": 2, "keep_every": 0, "snapshots": 50_000})
     config.log = ConfigDict({"every": 2_000, "grid": 50_000, "writers": ()})
     # Devices: batches are split over all of them, parameters over groups of `fsdp`; -1 is as many as there are.

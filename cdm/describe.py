@@ -58,7 +58,7 @@ def describe(config, classes):
         "memory": {
             "params": _bytes(params),
             # Parameters, averages, Adam's two moments, gradient.
-            "train_state": (5 + len(config.train.ema_sigmas)) * _bytes(params),
+            "train_state": (5 + len(config.train.ema_sigmas) + bool(config.train.teacher)) * _bytes(params),
             "activations_per_image": max(_bytes(kept) - _bytes(params), 0),
         },
         "shapes": {

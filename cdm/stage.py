@@ -269,6 +269,12 @@ class Stage:
             shutil.copymode(partial / "stage.json", partial / "params.safetensors")
 
 
+def load_config(folder):
+    """The config of a stage folder."""
+    with reading(folder, "stage.json", "stage", SCHEMA_VERSION) as about:
+        return configs.from_dict(about["config"])
+
+
 def load_stage(folder):
     """The Stage in a stage folder, its parameters as float32 NumPy arrays."""
     path = pathlib.Path(folder) / "params.safetensors"

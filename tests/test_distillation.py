@@ -1,6 +1,6 @@
 """Progressive distillation: the target is the teacher's two steps in one, and students come to take them."""
 
-import functools
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +11,19 @@ from cdm import cli
 from cdm import config as configs
 from cdm.cascade import sample_stage
 from cdm.diffusion import grids
-from cdm.stage import Stage, load_stage
+from cdm.stage import Stage, load_config, load_stage
 from cdm.training import loop, students
 from cdm.training import run as runs
 from cdm.training import state as states
 from cdm.training.distillation import Teacher
+from cdm.training.stop import Stopped
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory, base_stage, sr_stage, class_folder):
-    """Stage folders of lively stages, "base" and "sr"."""
+def folders(tmp_path_factory, base_stage, sr_stage, run, class_folder):
+    """Stage folders of lively stages, "base" and "sr", and of the tiny run, "run", whose network compiles soonest."""
     out = tmp_path_factory.mktemp("teachers")
+    runs.export([run], out / "run")
     for name, stage in (("base", base_stage), ("sr", sr_stage)):
         tree = stage.config.to_dict()
         tree["data"]["source"] = str(class_folder)
@@ -29,9 +31,13 @@ def folders(tmp_path_factory, base_stage, sr_stage, class_folder):
     return out
 
 
+def student(folder, steps, overrides=()):
+    return students.student(folder, load_config(folder), steps, 0.0, overrides)
+
+
 def taught(folder, steps=4, guidance=0.0, overrides=()):
     """(Teacher, Stage of the student), of a stage folder."""
-    student = Stage(students.student(folder, steps, guidance, overrides), load_stage(folder).classes)
+    student = Stage(students.student(folder, load_config(folder), steps, guidance, overrides), load_stage(folder).classes)
     return Teacher(student), student
 
 
@@ -101,18 +107,19 @@ def test_a_student_that_is_its_teacher_is_wrong_by_the_step_alone(folders):
     assert student.loss(teacher.params, *arguments, teacher.lesson(teacher.params))[0] > 1e-5
 
 
-def test_students_sample_in_few_steps_what_their_teacher_samples_in_many(run, tmp_path):
-    runs.export([run], tmp_path / "teacher")
+def test_students_sample_in_few_steps_what_their_teacher_samples_in_many(folders, tmp_path):
     overrides = ["--config.train.images=800", "--config.train.batch_size=16", "--config.train.learning_rate=0.002",
                  "--config.checkpoint.every=800", "--config.log.every=800"]
-    last = students.distill(tmp_path / "teacher", tmp_path / "few", (2, 1), 1.0, overrides)
+    last = students.distill(folders / "run", tmp_path / "few", (2, 1), 1.0, overrides)
     assert last == tmp_path / "few" / "stage_1"
-    teacher, labels = load_stage(tmp_path / "teacher"), np.arange(12) % 3
+    teacher, labels = load_stage(folders / "run"), np.arange(12) % 3
     many = sample_stage(teacher, labels, sampler="ddim", steps=4, guidance=1.0)
     for n in (2, 1):
         own = sample_stage(teacher, labels, sampler="ddim", steps=n, guidance=1.0)
         learnt = sample_stage(load_stage(tmp_path / "few" / f"stage_{n}"), labels)
         assert np.mean((learnt - many)**2) < 0.7 * np.mean((own - many)**2)
+    with pytest.raises(ValueError, match="`workdir` .* holds another student, stage_2; these differ: train.teacher_g"):
+        students.distill(folders / "run", tmp_path / "few", (2, 1), 2.0, overrides)
     facts = load_stage(last).facts
     assert facts["images"] == 800 and facts["teacher"]["steps"] == 2 and facts["teacher"]["guidance"] == 0
     assert facts["teacher"]["teacher"] == {"sha256": teacher.sha256, "steps": 4, "guidance": 1.0, **teacher.facts}
@@ -121,16 +128,37 @@ def test_students_sample_in_few_steps_what_their_teacher_samples_in_many(run, tm
 def test_a_student_stopped_and_resumed_ends_as_one_never_stopped(folders, tmp_path):
     for name, ends in (("straight", (16,)), ("stopped", (8, 16))):
         for images in ends:
-            config = students.student(folders / "sr", 2, 0.0, [f"--config.train.images={images}"])
+            config = student(folders / "run", 2, [f"--config.train.images={images}", "--config.train.warmup=4",
+                                                 "--config.train.ema_half_life=8"])
             with config.unlocked():
                 config.train.decay = "none"
             loop.train(config, tmp_path / name)
     one, other = (runs.restored(tmp_path / name)[1] for name in ("straight", "stopped"))
     jax.tree.map(np.testing.assert_array_equal, one, other)
     # Its lesson can not change on the way: neither the steps, which of other runs may, nor the teacher.
-    changed = students.student(folders / "sr", 4, 0.0, ["--config.train.images=24", "--config.train.decay=none"])
+    changed = student(folders / "run", 4, ["--config.train.images=24", "--config.train.warmup=4",
+                                          "--config.train.ema_half_life=8", "--config.train.decay=none"])
     with pytest.raises(ValueError, match="another teacher .* or of other steps"):
         loop.train(changed, tmp_path / "straight")
+
+
+def test_students_are_trained_alike_for_a_part_of_what_their_stage_was(folders):
+    first = load_config(folders / "base")
+    assert student(folders / "base", 4).train.images == first.train.images // students.SHARE == 4
+    longer = student(folders / "base", 4, ["--config.train.images=4000"]).train
+    assert (longer.images, longer.warmup, longer.ema_half_life) == (4000, 200, 200)
+    assert student(folders / "base", 4, ["--config.train.images=4000", "--config.train.warmup=7"]).train.warmup == 7
+
+
+def test_a_line_of_students_stops_between_two_of_them(folders, tmp_path, monkeypatch):
+    def export(*arguments):  # where a training no longer listens
+        signal.raise_signal(signal.SIGTERM)
+        return runs.export(*arguments)
+
+    monkeypatch.setattr(students, "export", export)
+    with pytest.raises(Stopped, match="the student of 4 steps is finished, the same command goes on"):
+        students.distill(folders / "run", tmp_path, (4, 2))
+    assert {path.name for path in tmp_path.iterdir()} == {"steps_4", "stage_4"}
 
 
 def test_a_learned_variance_is_kept_out_of_the_lesson(folders, tiny_base, make_stage, tmp_path, class_folder):
@@ -153,19 +181,19 @@ def test_who_can_not_teach_is_told_so_in_one_line(folders, tmp_path, capsys):
     with pytest.raises(ValueError, match=r"`guidance` \(=-1.0\) must be at least 0"):
         taught(folders / "base", 4, guidance=-1.0)
     with pytest.raises(ValueError, match=r"`train.teacher` .* must know the classes of the pictures, a, b, and knows"):
-        Teacher(Stage(students.student(folders / "base", 4, 0.0), ("a", "b")))
+        Teacher(Stage(student(folders / "base", 4), ("a", "b")))
     with pytest.raises(ValueError, match=r"`sample.sampler` \(=heun\) must be ddim with a teacher"):
-        students.student(folders / "base", 4, 0.0, ["--config.sample.sampler=heun"])
+        student(folders / "base", 4, ["--config.sample.sampler=heun"])
     assert not (tmp_path / "run").exists()
     assert cli.main(["distill", str(tmp_path / "none"), "--workdir", str(tmp_path / "run")]) == 2
     assert "must be a stage folder" in capsys.readouterr().err
 
 
 def test_the_verb_leads_to_a_stage_that_goes_into_a_cascade(folders, tmp_path, capsys):
-    command = ["distill", str(folders / "sr"), "--workdir", str(tmp_path / "few"), "--steps", "2",
+    command = ["distill", str(folders / "run"), "--workdir", str(tmp_path / "few"), "--steps", "2",
                "--config.train.images=8"]
     assert cli.main(command) == 0 and "next: cdm export" in capsys.readouterr().out
     assert cli.main(command) == 0  # there is nothing left to do
-    assert cli.main(["export", str(folders / "base"), str(tmp_path / "few" / "stage_2"), "--out",
+    assert cli.main(["export", str(tmp_path / "few" / "stage_2"), str(folders / "sr"), "--out",
                      str(tmp_path / "cascade")]) == 0
-    assert load_stage(tmp_path / "cascade" / "sr_16").config.sample.steps == 2
+    assert load_stage(tmp_path / "cascade" / "base_8").config.sample.steps == 2

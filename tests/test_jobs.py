@@ -1,6 +1,7 @@
 """Training from outside: killed, stopped, on many devices, in several processes. Real processes of the command line."""
 
 import concurrent.futures
+import functools
 import os
 import random
 import re
@@ -18,6 +19,8 @@ from test_training import rows, saved
 
 from cdm.stage import flatten, load_stage
 from cdm.training import run as runs
+from cdm.training import state as states
+from cdm.training.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.slow
 
@@ -74,6 +77,12 @@ def progress(workdir):
 
 def assert_same_state(workdir, other, images):
     jax.tree.map(np.testing.assert_array_equal, saved(workdir, images), saved(other, images))
+    like = jax.eval_shape(functools.partial(states.create, runs.open_run(workdir))).power
+    found = []
+    for folder in (workdir, other):
+        with Checkpoints(folder, "snapshots") as kept:
+            found.append({at: jax.device_get(kept.restore(at, like)) for at in kept.all()})
+    jax.tree.map(np.testing.assert_array_equal, *found)
 
 
 def assert_near(workdir, other, images):

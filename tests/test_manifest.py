@@ -138,6 +138,13 @@ def test_what_one_process_finds_bad_no_process_reads_again(folder, tmp_path):
         assert set(manifest.resume(open_source(str(folder)), tmp_path, process).bad) == {"food/1.png", "food/2.png"}
 
 
+def test_a_damaged_list_of_bad_files_is_named_as_what_may_go(folder, tmp_path):
+    manifest.freeze(open_source(str(folder)), tmp_path)
+    (tmp_path / manifest.BAD).write_text("{")
+    with pytest.raises(ValueError, match="bad_files.json is damaged; without it the files in it are tried again"):
+        manifest.resume(open_source(str(folder)), tmp_path)
+
+
 def test_files_that_go_bad_are_told_of_and_half_of_them_end_the_run(folder, tmp_path):
     source = manifest.freeze(open_source(str(folder)), tmp_path)
     assert source.write_bad() is None

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import os
 import pickle
 import re
 import shutil
@@ -78,6 +79,16 @@ def test_a_source_travels_to_another_process(archive, class_folder, tmp_path):
     source = open_source(str(archive(class_folder, tmp_path) if archive else class_folder))
     copy = pickle.loads(pickle.dumps(source))
     assert contents(copy) == contents(source)
+
+
+def test_a_hard_link_in_a_tar_is_a_picture_too(class_folder, tmp_path):
+    """GNU tar stores the second name of a file as a link to the first."""
+    folder = shutil.copytree(class_folder, tmp_path / "pictures")
+    os.link(folder / "food" / "0.png", folder / "food" / "twin.png")
+    with tarfile.open(tmp_path / "set.tar", "w") as archive:
+        archive.add(folder, "pictures")
+    source = open_source(str(tmp_path / "set.tar"))
+    assert contents(source) == contents(open_source(str(folder))) and "food/twin.png" in source.names
 
 
 @pytest.mark.parametrize("archive", [None, "zip", "tar"])

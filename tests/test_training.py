@@ -113,6 +113,15 @@ def test_a_run_folder_that_can_not_be_is_refused(run_config, tmp_path):
             loop.train(run_config, run)
 
 
+def test_pictures_that_can_not_be_read_leave_no_run(run_config, tmp_path):
+    (tmp_path / "pictures" / "cats").mkdir(parents=True)
+    (tmp_path / "pictures" / "cats" / "0.png").write_bytes(b"no picture")
+    run_config.data.source = str(tmp_path / "pictures")
+    with pytest.raises(ValueError, match="`data.source` must hold pictures; none of its 1 files can be read; cats/0.png"):
+        loop.train(run_config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 @pytest.fixture(scope="module")
 def stage(make_stage, run):
     return make_stage(runs.open_run(run).config)
@@ -311,10 +320,10 @@ def test_an_export_of_another_sigma_is_rebuilt_and_of_a_stored_one_is_it(run, tm
             runs.export([run], tmp_path / "none", at=at, ema_sigma=sigma)
 
 
-@pytest.mark.parametrize("every, kept", [(16, [16, 32]), (10, [12, 20, 32]), (9, [12, 20, 28, 32])])
-def test_checkpoints_at_a_multiple_are_kept(run_config, tmp_path, every, kept):
-    """At the first batch end that reaches one: batches of 4 do not end at multiples of 10 or 9."""
-    run_config.checkpoint.every, run_config.checkpoint.keep, run_config.checkpoint.keep_every = every, 1, every
+@pytest.mark.parametrize("every, keep_every, kept", [(8, 16, [16, 32]), (10, 10, [12, 20, 32]), (8, 12, [16, 24, 32])])
+def test_checkpoints_at_a_multiple_are_kept(run_config, tmp_path, every, keep_every, kept):
+    """The first at or past one: neither batches nor checkpoints need end there."""
+    run_config.checkpoint.every, run_config.checkpoint.keep, run_config.checkpoint.keep_every = every, 1, keep_every
     loop.train(run_config, tmp_path / "run")
     with Checkpoints(tmp_path / "run") as checkpoints:
         assert checkpoints.all() == kept

@@ -41,11 +41,12 @@ def _prepare(settings):
 
 def distill(args):
     """Train students of a stage that sample in ever fewer steps."""
+    from cdm.stage import load_config
     from cdm.training import stop, students
 
     _quiet()
     steps = args.steps if isinstance(args.steps, list) else [args.steps]
-    _prepare(students.student(args.stage, steps[0], 0.0, args.overrides))
+    _prepare(students.student(args.stage, load_config(args.stage), steps[0], 0.0, args.overrides))
     try:
         stage = students.distill(args.stage, args.workdir, steps, args.guidance, args.overrides)
     except (stop.Stopped, FloatingPointError) as e:

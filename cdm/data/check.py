@@ -20,7 +20,7 @@ def check(source, size=None):
             image = source.read(i)
             found = oddities(source.encoded(i)) if hasattr(source, "encoded") else {}
         except Exception as e:  # a decoder given a broken file may raise anything
-            return {"corrupt": f"left out ({reason(e)})"}, int(source.labels[i])
+            return {"corrupt": f"left out, or replaced in training ({reason(e)})"}, int(source.labels[i])
         if size and min(image.shape[:2]) < size:
             found["tiny"] = f"enlarged from {image.shape[1]}x{image.shape[0]}"
         return found, int(source.labels[i])

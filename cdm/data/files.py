@@ -52,6 +52,8 @@ def unpacked(spec, out):
     if not unpack or not os.path.isfile(spec):
         yield spec
         return
+    if os.path.exists(out):  # said before the hours that unpacking may take
+        raise ValueError(f"`out` (={out}) must not exist yet")
     pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=pathlib.Path(out).parent, prefix=".unpacked-") as folder:
         plain = os.path.join(folder, "plain.tar")
@@ -150,9 +152,11 @@ class Tar:
     def _index(self, tar, prefix, start, nested):
         while (member := tar.next()) is not None:
             tar.members = []  # which tarfile would keep: gigabytes for a million files
+            name, offset = prefix + posixpath.normpath(member.name), start + member.offset_data
+            if member.islnk() and (target := prefix + posixpath.normpath(member.linkname)) in self._places:
+                self._places[name] = self._places[target]  # a hard link: tar stores a file's second name so
             if not member.isreg():
                 continue
-            name, offset = prefix + posixpath.normpath(member.name), start + member.offset_data
             if nested and name.lower().endswith(".tar"):
                 with tarfile.open(fileobj=tar.extractfile(member), mode="r:") as inner:
                     self._index(inner, name[: -len(".tar")] + "/", offset, nested=False)

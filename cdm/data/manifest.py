@@ -56,7 +56,7 @@ def resume(source, run, process=0):
         if about["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema_version is {about['schema_version']}, this version of cdm reads {SCHEMA_VERSION}")
         return Manifest(source, about, path.parent, process)
-    except (OSError, EOFError, zlib.error, KeyError, TypeError, json.JSONDecodeError) as e:
+    except (OSError, EOFError, zlib.error, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as e:
         raise ValueError(f"`workdir` (={run}): {FILE} is damaged: {type(e).__name__}: {e}") from e
 
 
@@ -81,7 +81,11 @@ class Manifest:
             self.labels = source.labels if lazy else source.labels[self._index]
         self.bad = {}
         for path in sorted(run.glob("bad_files*.json")):
-            self.bad.update(json.loads(path.read_text()))
+            try:
+                self.bad.update(json.loads(path.read_text()))
+            except ValueError as e:
+                raise ValueError(f"`workdir` (={run}): {path.name} is damaged; without it the files in it are tried "
+                                 f"again ({e})") from e
         self._written, self._bad_path = len(self.bad), run / (f"bad_files.{process}.json" if process else BAD)
 
     def __len__(self):
@@ -107,8 +111,8 @@ class Manifest:
         return told
 
     def write_bad(self):
-        """Bring the process's list of bad files up to date; returns a line on it if there was anything to add. Where more
-        than half of the set is bad nothing is written: it is the disk's fault, or the network's, and an error."""
+        """Bring the process's list of bad files up to date; returns a line on it if there was anything to add. Where
+        more than half of the set is bad nothing is written: it is the disk's fault, or the network's, and an error."""
         bad = dict(self.bad)  # the loader's threads may add to it meanwhile
         if 2 * len(bad) > len(self):
             name, why = list(bad.items())[-1]

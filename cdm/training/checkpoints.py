@@ -19,26 +19,27 @@ def _host():
 
 
 class _AtMultiples(policies.PreservationPolicy):
-    """Those that are the first to reach a multiple of `every`, batch by batch."""
+    """Those that are the first at or past a multiple of `every`; none of these is ever removed, so that it stays so."""
 
-    def __init__(self, every, batch):
-        self._every, self._batch = every, batch
+    def __init__(self, every):
+        self._every = every
 
     def should_preserve(self, checkpoints, *, context):
-        return [c.step // self._every > (c.step - self._batch) // self._every for c in checkpoints]
+        passed = [c.step // self._every for c in checkpoints]
+        return [here > before for before, here in zip([0, *passed], passed)]
 
 
 class Checkpoints:
     """The checkpoints in RUN/checkpoints (or another room of it): to read, or to `write` too and to keep the newest
-    `keep` (None: all) and every one that is the first to reach a multiple of `keep_every`, in batches of `batch`.
+    `keep` (None: all) and the first at or past every multiple of `keep_every`.
 
     A context manager: on leaving, the save under way is waited for.
     """
 
-    def __init__(self, run, room="checkpoints", write=False, keep=None, keep_every=0, batch=1):
+    def __init__(self, run, room="checkpoints", write=False, keep=None, keep_every=0):
         policy = policies.LatestN(keep)
         if keep_every:
-            policy = policies.AnyPreservationPolicy([policy, _AtMultiples(keep_every, batch)])
+            policy = policies.AnyPreservationPolicy([policy, _AtMultiples(keep_every)])
         # What a killed process left half-written is removed by whoever writes next.
         # The prefix keeps apart what the processes of a job agree on of the one room and of the other.
         options = (ocp.CheckpointManagerOptions(

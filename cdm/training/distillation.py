@@ -23,7 +23,8 @@ from cdm.training.run import differences
 
 
 class Teacher:
-    """The stage that the config of the Stage `student` names as `train.teacher`: `params`, and the `facts` of who it is."""
+    """The stage that the config of the Stage `student` names as `train.teacher`: its `params`, and the `facts` of who it
+    is."""
 
     def __init__(self, student):
         config, folder = student.config, student.config.train.teacher
@@ -38,7 +39,8 @@ class Teacher:
              f"know the classes of the pictures, {', '.join(student.classes) or 'none'}, and knows "
              f"{', '.join(self._stage.classes) or 'none'}")
         for name in differences(self._stage.config.to_dict(), config.to_dict()):
-            need(not name.startswith(("size", "lowres_size", "model.", "diffusion.")), f"be of the student's `{name}`")
+            same = not name.startswith(("size", "lowres_size", "model.", "diffusion."))
+            need(same or name in ("model.remat", "model.dropout"), f"be of the student's `{name}`")
         steps = config.sample.steps
         # Checked as any sampling is: guidance, and as many levels as the schedule has.
         self._settings = settings_of(self._stage, steps=2 * steps, sampler="ddim", grid="time", eta=0.0,

@@ -53,7 +53,8 @@ class _Pictures(NamedTuple):
 def _pictures(stage, source, count):
     """`count` pictures, evenly over the source, or all that it has."""
     records = np.unique(np.linspace(0, len(source) - 1, count).astype(int))
-    records, image = (np.array(part) for part in zip(*(read_good(source, int(i), stage.size) for i in records)))
+    records, image = (np.array(part) for part in zip(*(
+        read_good(source, int(i), stage.size, bad=getattr(source, "bad", None)) for i in records)))
     keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), 3 * len(records)).reshape(3, -1)
     x0, lowres = jax.jit(stage.pair)(image, keys[0])
     aug_logsnr = None

@@ -26,7 +26,7 @@ from cdm.training import state as states
 from cdm.training.checkpoints import Checkpoints
 from cdm.training.distillation import Teacher
 from cdm.training.log import Log
-from cdm.training.run import claim, facts
+from cdm.training.run import agree, claim, facts
 from cdm.training.stop import Stopped, on_sigterm
 
 
@@ -44,16 +44,16 @@ def train(config, run):
         asked = stack.enter_context(on_sigterm())  # first, as the last save is waited for on leaving
 
         def claimed():
-            stack.enter_context(claim(run, config, source.classes, teacher))
-            manifest.freeze(opened, run)
+            stack.enter_context(claim(run))
+            manifest.freeze(opened, run)  # first, as it may find no picture, and so no run
+            agree(run, config, source.classes, teacher)
 
         mesh.led(claimed)
         source = manifest.resume(opened, run, jax.process_index())
         if source is opened:
             raise ValueError(f"`workdir` (={run}) must be a folder that all processes of a job share")
         kept = stack.enter_context(Checkpoints(run, write=True, keep=config.checkpoint.keep,
-                                               keep_every=config.checkpoint.keep_every,
-                                               batch=config.train.batch_size))
+                                               keep_every=config.checkpoint.keep_every))
         snapshots = stack.enter_context(Checkpoints(run, "snapshots", write=True))
         return _train(stage, teacher, source, run, partition, kept, snapshots, asked)
 
@@ -77,6 +77,15 @@ def _train(stage, teacher, source, run, partition, kept, snapshots, asked):
 
         if images and due(config.checkpoint.snapshots) and state.power:  # a kill may have taken it
             snapshots.save(images, state.power)
+        def finite(metrics):
+            """Whether to stop, of the batch before, which was finite or not the last straw."""
+            if int(metrics["streak"]) >= config.train.max_skipped:
+                raise FloatingPointError(
+                    f"`train.max_skipped` (={config.train.max_skipped}) batches in a row were not finite, the last of "
+                    f"them examples {images - batch_size} to {images - 1} of seed {config.train.seed}; "
+                    f"the last checkpoint is at {max(kept.all(), default=0)} images")
+            return bool(metrics["stop"])
+
         before, stream = None, batches(source, config, images, total, jax.process_index(), jax.process_count(),
                                        source.bad)
         while images + batch_size <= total:
@@ -86,12 +95,7 @@ def _train(stage, teacher, source, run, partition, kept, snapshots, asked):
             batch["stop"] = np.full(len(batch["label"]), asked())
             state, metrics = step(state, partition.batch(batch), *knowledge)
             # One step ahead of the device and no more, so that the bar tells the truth and memory stays flat.
-            streak, stop = (int(before["streak"]), bool(before["stop"])) if before else (0, False)
-            if streak >= config.train.max_skipped:
-                raise FloatingPointError(
-                    f"`train.max_skipped` (={config.train.max_skipped}) batches in a row were not finite, the last of "
-                    f"them examples {images - batch_size} to {images - 1} of seed {config.train.seed}; "
-                    f"the last checkpoint is at {max(kept.all(), default=0)} images")
+            stop = finite(before) if before else False
             before, images = metrics, images + batch_size
             stop = stop and images + batch_size <= total
             clock.step(batch_size, waited)
@@ -101,6 +105,7 @@ def _train(stage, teacher, source, run, partition, kept, snapshots, asked):
             if due(config.checkpoint.every) or stop:
                 if told := source.write_bad():  # what the state rests on is known before it is saved
                     log.say(f"{stage.name}: {told}")
+                snapshots.wait()  # a checkpoint goes on from all snapshots before it
                 kept.save(images, state._asdict())
             if due(config.checkpoint.snapshots) and state.power:
                 snapshots.save(images, state.power)
@@ -116,6 +121,8 @@ def _train(stage, teacher, source, run, partition, kept, snapshots, asked):
                 snapshots.wait()
                 raise Stopped(f"{stage.name} was asked to stop and is saved at {images} of {total} images; "
                               "the same command goes on")
+        if before:
+            finite(before)
     stage.params = partition.whole(state.ema)
     stage.facts = facts(run, images)
     return stage
@@ -179,7 +186,7 @@ def preview(stage, source, columns=8):
     if not stage.lowres_size:
         return runner.sample_stage(stage, labels, seed=0).reshape(2, columns, stage.size, stage.size, 3)
     records = np.linspace(0, len(source) - 1, columns).astype(int)
-    records, real = zip(*(read_good(source, int(i), stage.size) for i in records))
+    records, real = zip(*(read_good(source, int(i), stage.size, bad=getattr(source, "bad", None)) for i in records))
     records, real = np.array(records), to_float(np.stack(real))
     lowres = resize(real, stage.lowres_size)
     sample = runner.sample_stage(stage, source.labels[records], seed=0, lowres=lowres)

@@ -75,7 +75,9 @@ def join(coordinator=None, processes=None, process=None):
     try:
         jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=60,
                                    shutdown_timeout_seconds=30)
-    except (ValueError, RuntimeError) as e:
+    except RuntimeError as e:
+        raise ValueError(f"`distributed`: the processes did not meet: {e}") from e
+    except ValueError as e:
         raise ValueError(f"`distributed` must be used in a job of SLURM, a TPU pod or MPI, or with --coordinator, "
                          f"--processes and --process: {e}") from e
 
@@ -95,7 +97,8 @@ def led(act):
             failed = e
     if not alone():
         text = str(failed or "").encode()[:LINE].ljust(LINE, b"\0")
-        text = bytes(multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8))).rstrip(b"\0").decode(errors="ignore")
+        told = multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8))
+        text = bytes(told).rstrip(b"\0").decode(errors="ignore")
         if text and failed is None:
             raise ValueError(f"the first process: {text}")
     if failed is not None:

@@ -2,6 +2,7 @@
 
     RUN/config.json     the config and the classes        RUN/metrics.jsonl   rows of loss, rate, speed, loss by bin
     RUN/checkpoints/    the training states               RUN/samples/        a grid every log.grid images
+    RUN/snapshots/      power-function averages           RUN/manifest.json.gz, bad_files*.json: see cdm.data.manifest
 """
 
 import contextlib
@@ -36,26 +37,25 @@ def differences(old, new, prefix=""):
 
 
 # What may change when a run is resumed: how long (with it the end of a cosine decay), how often, on what devices, and
-# where the same data lies; nothing that the numbers so far rest on, but for rounding.
+# where the same data, or the same teacher, lies; nothing that the numbers so far rest on, but for rounding.
 CHANGEABLE = ("train.images", "train.max_skipped", "train.accumulate", "train.deterministic", "model.remat",
-              "checkpoint.", "log.", "mesh.", "sample.", "data.cache", "data.source")
+              "checkpoint.", "log.", "mesh.", "sample.", "data.cache", "data.source", "train.teacher")
 
 
 @contextlib.contextmanager
-def claim(run, config, classes, teacher=None):
-    """Hold the run folder: new, or an old one of the same config, and Teacher, that no other process trains."""
+def claim(run):
+    """Hold the run folder, new or old, which no other process trains."""
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise ValueError(f"`workdir` (={run}) must be a folder that can be written: {e.strerror}") from e
     with hold(run, "workdir"):
-        _agree(run / "config.json", config, classes, teacher)
         yield
 
 
-def _agree(path, config, classes, teacher):
-    """Write config.json into a new run, or check that an old one is of the same config."""
-    run = path.parent
+def agree(run, config, classes, teacher=None):
+    """Write config.json into a new run, or check that an old one is of the same config and Teacher."""
+    path = run / "config.json"
     about = {"config": config.to_dict(), "classes": list(classes), "facts": {}}
     if path.exists():
         old = open_run(run)

@@ -5,6 +5,9 @@ import signal
 import threading
 
 
+_listening = []  # events of all who listen, one inside the other
+
+
 class Stopped(Exception):
     """The run was told to stop and has saved everything."""
 
@@ -17,8 +20,10 @@ def on_sigterm():
     if threading.current_thread() is not threading.main_thread():  # whose signals are not ours to take
         yield lambda: False
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: heard.set())
+    _listening.append(heard)
+    before = signal.signal(signal.SIGTERM, lambda *_: [event.set() for event in _listening])
     try:
         yield heard.is_set
     finally:
         signal.signal(signal.SIGTERM, before)
+        _listening.pop()

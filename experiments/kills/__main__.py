@@ -5,10 +5,11 @@
 Both train configs/demo/base_32.py with a small network, and a checkpoint every 64 images, so that many a kill falls
 into a save. Each process is killed (SIGKILL) when it has written one, two or three checkpoints more, after a further
 time drawn uniformly from what a checkpoint takes in a run that is left alone. Equal means: every array of the last
-training state, and every row of metrics.jsonl but for its `speed`, bit for bit.
+training state and of every snapshot of the averages, and every row of metrics.jsonl but for its `speed`, bit for bit.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import random
@@ -21,13 +22,15 @@ import jax
 import numpy as np
 
 from cdm.images.files import write_json
-from cdm.training.run import restored
+from cdm.training import state as states
+from cdm.training.checkpoints import Checkpoints
+from cdm.training.run import open_run, restored
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "demo" / "base_32.py"
 EVERY = 64
 MOST = 3  # checkpoints that a process may write before it is killed
 SMALL = {"model.channels": 8, "model.heads": 2, "model.blocks": 1, "checkpoint.every": EVERY,
-         "checkpoint.snapshots": 8 * EVERY, "log.every": EVERY, "log.grid": 10**9}
+         "checkpoint.snapshots": 2 * EVERY, "log.every": EVERY, "log.grid": 10**9}
 
 
 def start(run, images):
@@ -48,6 +51,13 @@ def rows(run):
 def newest(run):
     """Images of the newest whole checkpoint."""
     return max((int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+
+
+def snapshots(run):
+    """{images: the averages} of every snapshot of a run."""
+    like = jax.eval_shape(functools.partial(states.create, open_run(run))).power
+    with Checkpoints(run, "snapshots") as kept:
+        return {images: jax.device_get(kept.restore(images, like)) for images in kept.all()}
 
 
 def wait(process, run, images):
@@ -79,7 +89,7 @@ def main():
             at.append({"from": begun, "exit_code": process.wait(), "newest_checkpoint": newest(killed), "half_written":
                        sum(not path.name.isdigit() for path in (killed / "checkpoints").glob("*"))})
         code = start(killed, images).wait()
-        one, other = (restored(run)[1] for run in (straight, killed))
+        one, other = ({"state": restored(run)[1], "snapshots": snapshots(run)} for run in (straight, killed))
         equal = jax.tree.map(np.array_equal, one, other)
         result = {
             "command": f"python -m experiments.kills --kills {args.kills} --out experiments/kills/kills.json",
