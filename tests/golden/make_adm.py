@@ -4,7 +4,8 @@
     python tests/golden/make_adm.py
 
 It follows the description in Dhariwal and Nichol 2021 (sec. 3) and in what that builds on (Ho et al. 2020, app. B;
-Nichol and Dhariwal 2021), under the names of the published state dicts, in float64. adm_<case>.npz holds
+Nichol and Dhariwal 2021), in float64; the tensors' names and both orders of attention are those of the public code,
+which was read for them. adm_<case>.npz holds
 
     flags, names, shapes        guided-diffusion's flags; the tensors that the network asked for
     x, t, labels, lowres        its input: [2, H, W, 3], timesteps, classes, [2, h, w, 3] of an upsampler
