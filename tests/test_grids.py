@@ -1,5 +1,7 @@
 """Grids of sampling: where they begin and end, and their spacing."""
 
+import itertools
+
 import numpy as np
 import pytest
 from test_schedules import SCHEDULES, every_schedule
@@ -99,3 +101,34 @@ def test_searched_knots_stop_at_a_level():
 def test_errors_name_the_argument_and_its_value(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_searched_grid_is_the_best_of_all():
+    random = np.random.default_rng(0)
+    for steps in (1, 2, 3, 6):
+        levels, error = np.sort(random.uniform(-5, 5, 7)), random.uniform(0.1, 1, 7)
+
+        def bound(inner):
+            path = [0, *inner, 6]
+            return sum((np.exp(levels[s]) - np.exp(levels[t])) * error[t] / 2 for t, s in zip(path, path[1:]))
+
+        wanted = min(itertools.combinations(range(1, 6), steps - 1), key=bound)
+        np.testing.assert_array_equal(grids.searched(levels, error, steps), [*levels[[0, *wanted]], np.inf])
+    with pytest.raises(ValueError, match=r"`steps` \(=7\) must lie between 1 and the 6 steps"):
+        grids.searched(levels, error, 7)
+
+
+def test_a_searched_grid_of_an_exact_denoiser_nears_its_bound():
+    """Of white pictures of unit variance x0's error is sigma^2 = 1 / (1 + SNR): the bound is then, with ever more steps,
+    half the integral of dSNR / (1 + SNR), and a searched grid is nearer to it than one even in logSNR."""
+    levels = np.linspace(-8, 8, 129)
+    error = 1 / (1 + np.exp(levels))
+
+    def bound(knots):
+        knots = np.append(knots[:-1], levels[-1])
+        return np.sum(np.diff(np.exp(knots)) / (1 + np.exp(knots[:-1]))) / 2
+
+    limit = (np.log1p(np.exp(8)) - np.log1p(np.exp(-8))) / 2
+    over = [bound(grids.searched(levels, error, steps)) - limit for steps in (4, 8, 16, 32)]
+    even = [bound(np.append(levels[::128 // steps][:-1], np.inf)) - limit for steps in (4, 8, 16, 32)]
+    assert np.all(np.diff(over) < 0) and np.all(np.array(over) > 0) and np.all(np.array(over) <= np.array(even))

@@ -68,6 +68,31 @@ def grid(schedule, steps, kind="time", stop_logsnr=None, std=1.0, sigmas=SIGMAS,
     return stopped(levels(stop * np.arange(steps) / steps), stop_logsnr)
 
 
+def searched(levels, error, steps):
+    """Knots of `steps` steps among K rising `levels` of logSNR, from the first to the clean image, that lose the least
+    of the likelihood's bound, by dynamic programming (Watson et al. 2021, Learning to efficiently sample).
+
+    error: [K] mean squared errors of x0 at the levels. An ancestral step from the level t to s costs the bound
+    (SNR_s - SNR_t) error_t / 2 (Kingma et al. 2021, eq. 13), whatever comes before and after; the last step is to the
+    cleanest of the levels.
+    """
+    levels, error = np.asarray(levels, np.float64), np.asarray(error, np.float64)
+    count = len(levels)
+    if not 1 <= steps < count:
+        raise ValueError(f"`steps` (={steps}) must lie between 1 and the {count - 1} steps between the levels")
+    snr = np.exp(levels)
+    cost = np.where(np.arange(count)[:, None] < np.arange(count), (snr - snr[:, None]) * error[:, None] / 2, np.inf)
+    best, before = np.where(np.arange(count) == 0, 0.0, np.inf), []  # of reaching a level in the steps so far
+    for _ in range(steps):
+        total = best[:, None] + cost
+        before.append(total.argmin(0))
+        best = total.min(0)
+    path = [count - 1]
+    for step in reversed(before):
+        path.append(int(step[path[-1]]))
+    return np.append(levels[path[:0:-1]], np.inf)
+
+
 def stopped(knots, stop_logsnr):
     """Knots, searched ones say, up to a level, which is their last; at least one step is taken."""
     knots = np.asarray(knots, np.float64)
