@@ -34,7 +34,7 @@ setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        "test": ["pytest>=8,<10", TFDS, TENSORBOARD, *STUDY, "selenium>=4.20,<5"],
+        "test": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", TFDS, TENSORBOARD, *STUDY, "selenium>=4.20,<5"],
         # Sets prepared by TensorFlow Datasets (some twenty packages, none of them TensorFlow), and preparing them.
         "tfds": [TFDS],
         "prepare": [TFDS, "tensorflow>=2.20,<3"],
