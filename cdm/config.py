@@ -29,6 +29,7 @@ def base_stage(name, size):
     config.data.source = "fluent_emoji"  # see cdm/data/sources.py
     config.data.square = "center"  # of a picture of another shape: center, random or adm
     config.data.flip = False  # random horizontal flips
+    config.data.labels = True  # of a source that has them; False trains without classes all the same
     config.data.balance = False  # draw classes equally often instead of images
     config.data.crop = 0  # train on random crops of this side; 0 is the whole image
     config.data.cache = False  # keep decoded images in memory

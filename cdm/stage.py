@@ -42,12 +42,14 @@ def _dtype(name):
 
 
 class Stage:
-    """A stage of a cascade: `config`, `classes` (names), `params` (None until initialised or loaded), `facts` (of its
-    training). A base stage generates at `size`; a super-resolution stage has `lowres_size` too, else None."""
+    """A stage of a cascade: `config`, `classes` (names; none without `data.labels`), `params` (None until initialised
+    or loaded), `facts` (of its training). A base stage generates at `size`; a super-resolution stage has `lowres_size`
+    too, else None."""
 
     def __init__(self, config, classes, params=None, facts=None):
         configs.validate(config)
-        self.config, self.classes, self.params, self.facts = config, tuple(classes), params, facts or {}
+        self.config, self.params, self.facts = config, params, facts or {}
+        self.classes = tuple(classes) if config.data.labels else ()
         if len({slug(name) for name in self.classes} - {""}) < len(self.classes):  # they are told apart by it
             raise ValueError(f"`classes` (={', '.join(self.classes)}) must differ in letters and digits")
         if config.data.balance and not self.classes:

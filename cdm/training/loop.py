@@ -46,7 +46,7 @@ def train(config, run):
         def claimed():
             stack.enter_context(claim(run))
             manifest.freeze(opened, run)  # first, as it may find no picture, and so no run
-            agree(run, config, source.classes, teacher)
+            agree(run, config, stage.classes, teacher)
 
         mesh.led(claimed)
         source = manifest.resume(opened, run, jax.process_index())
