@@ -1,8 +1,11 @@
 """The size and cost of a stage, from its shapes alone: nothing is allocated."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Var, jaxprs_in_params
 
 from cdm.stage import Stage, flatten
 
@@ -11,14 +14,37 @@ def _bytes(tree):
     return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def flops(function, *shapes):
-    """FLOPs of a program as XLA counts those of the lowered one, or None where JAX has no CPU backend to count with:
-    other backends do not tell before they have compiled."""
+def program(function, *shapes):
+    """(FLOPs, jaxpr) of a function of these shapes: FLOPs as XLA counts those of the lowered program, or None where JAX
+    has no CPU backend to count with: other backends do not tell before they have compiled."""
     try:
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            return float(jax.jit(function).lower(*shapes).cost_analysis()["flops"])
-    except (RuntimeError, NotImplementedError):
-        return None
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        device = None
+    with jax.default_device(device):
+        traced = jax.jit(function).trace(*shapes)
+        return float(traced.lower().cost_analysis()["flops"]) if device else None, traced.jaxpr.jaxpr
+
+
+def peak(jaxpr, without=()):
+    """Bytes that a program has at once beside its arguments: in the order it is written in, each value freed after its
+    last use; values shaped as one of `without` do not count. A compiler that fuses needs less; the workspace of its
+    convolutions is not in it."""
+
+    def size(variables):
+        return sum(v.aval.size * v.aval.dtype.itemsize for v in variables if v.aval.shape not in without)
+
+    last = {v: i for i, equation in enumerate(jaxpr.eqns) for v in equation.invars if isinstance(v, Var)}
+    last |= {v: len(jaxpr.eqns) for v in jaxpr.outvars if isinstance(v, Var)}
+    live, most, freed = 0, 0, collections.Counter()
+    for i, equation in enumerate(jaxpr.eqns):
+        inside = max((peak(part, without) for part in jaxprs_in_params(equation.params)), default=0)
+        most = max(most, live + max(size(equation.outvars), inside))
+        live += size(equation.outvars)
+        for v in equation.outvars:
+            freed[last.get(v, i)] += size([v])
+        live -= freed[i]
+    return most
 
 
 def describe(config, classes):
@@ -26,8 +52,9 @@ def describe(config, classes):
 
     FLOPs are those of the lowered program: of one denoiser evaluation, of a sampling run by the config's settings
     (guidance counted twice), and of a training step per image (forward and backward, with the crop the config trains
-    on); null where JAX has no CPU backend. Memory in bytes: of the parameters; of the training state with its
-    gradient; and of the activations that the backward pass keeps per image, before any fusion.
+    on); null where JAX has no CPU backend. Memory in bytes, computing in `dtype`: of the parameters; of the training
+    state with its gradient; of the activations of a training step, which each image of a batch adds; and `peak`, all
+    that is there at once when one image is denoised and when one is trained on; see `peak` for how they are counted.
     """
     stage = Stage(config, classes)
     params = jax.eval_shape(stage.init)
@@ -43,23 +70,29 @@ def describe(config, classes):
     def loss(params, image, label, index):
         return stage.loss(params, image, label, index, config.train.seed)[0]
 
-    once = flops(stage.network.apply, params, *inputs)
-    sample = config.sample
-    kept = jax.eval_shape(lambda params, *batch: jax.vjp(lambda p: loss(p, *batch), params)[1], params, *batch)
-    flat = flatten(params)
+    once, denoising = program(stage.network.apply, params, *inputs)
+    cost, training = program(jax.value_and_grad(loss), params, *batch)
+    sample, flat = config.sample, flatten(params)
+    # Parameters, averages, Adam's two moments, gradient; and a teacher's parameters.
+    state = (5 + len(config.train.ema_sigmas) + bool(config.train.teacher)) * _bytes(params)
     return {
         "name": stage.name,
+        "dtype": stage.dtype,
         "params": sum(int(np.prod(leaf.shape)) for leaf in flat.values()),
         "flops_per_image": {
             "denoise": once,
             "sample": once and once * sample.steps * (2 if sample.guidance else 1),
-            "train": flops(jax.value_and_grad(loss), params, *batch),
+            "train": cost,
         },
         "memory": {
             "params": _bytes(params),
-            # Parameters, averages, Adam's two moments, gradient.
-            "train_state": (5 + len(config.train.ema_sigmas) + bool(config.train.teacher)) * _bytes(params),
-            "activations_per_image": max(_bytes(kept) - _bytes(params), 0),
+            "train_state": state,
+            # Parameters, as they are or as `dtype`, are there once.
+            "activations_per_image": peak(training, {leaf.shape for leaf in flat.values()}),
+            "peak": {
+                "denoise": _bytes(params) + peak(denoising),
+                "train": state + peak(training) - _bytes(params),  # the gradient is in the state already
+            },
         },
         "shapes": {
             "output": [size, size, 3],

@@ -110,8 +110,7 @@ def _fit(config, values, classes, device):
     for width in WIDTHS:
         values["model.channels"] = width[0 if base else 1]
         about = describe(_set(config, values), classes)
-        # bfloat16 halves what `describe` counts in float32.
-        room = (memory - about["memory"]["train_state"]) / (about["memory"]["activations_per_image"] / 2)
+        room = (memory - about["memory"]["train_state"]) / about["memory"]["activations_per_image"]
         if room >= LEAST_BATCH:
             break
     batch = 2 ** int(np.log2(np.clip(room, 1, 256)))

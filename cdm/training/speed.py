@@ -7,7 +7,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from cdm.describe import flops
+from cdm.describe import program
 
 # Dense bfloat16 FLOP/s of one device as its maker states them, by a part of its `device_kind`; the first that matches.
 # (JAX calls v5e "TPU v5 lite" and v5p "TPU v5"; of v2 and v3 a device is a core, half a chip.)
@@ -29,7 +29,7 @@ def flops_per_image(stage):
         low = jax.ShapeDtypeStruct((1, *(side * stage.lowres_size // stage.size,) * 2, 3), jnp.float32)
     one = jax.ShapeDtypeStruct((1,), jnp.float32)
     x, label = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
-    once = flops(stage.network.apply, jax.eval_shape(stage.init), x, one, label, low, low and one)
+    once, _ = program(stage.network.apply, jax.eval_shape(stage.init), x, one, label, low, low and one)
     return once and 3 * once
 
 
