@@ -17,7 +17,7 @@ from cdm.images.files import read_image
 from cdm.stage import Stage
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs" / "demo"
-CLASSES = {"tfds:imagenet2012": 1000}  # of sources that are not at hand
+CLASSES = {"tfds:imagenet2012": 1000, "ffhq": 70}  # of sources that are not at hand
 EVERY = sorted(CONFIGS.parent.rglob("*.py"))
 
 
