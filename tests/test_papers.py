@@ -53,6 +53,7 @@ def test_the_estimate_of_hours_follows_from_what_is_said_before_it(name):
                                          rel=0.01)
     calls = config.sample.steps * (2 if config.sample.guidance else 1)
     assert say["sample"] == pytest.approx(say["denoise"] * calls / 1e3, rel=0.01)
+    assert say["train"] == pytest.approx(3 * say["denoise"], rel=0.02)  # forward, and twice that backward
     states = 5 + len(config.train.ema_sigmas)
     assert say["state"] == pytest.approx(4 * states * say["params"] / 1e3, abs=0.06)
 
