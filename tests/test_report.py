@@ -130,6 +130,14 @@ def test_a_search_that_was_killed_ends_as_one_that_was_not(folder, convolution, 
         search(folder, convolution, guided, tmp_path / "work", budget=500)
 
 
+def test_samplers_of_other_options_are_searched_together(folder, convolution, guided, tmp_path):
+    result = search(folder, convolution, guided, tmp_path / "work", budget=600, guidance=[3.0],
+                    sampler=["ddim", "dpmpp_2m", "heun"])
+    shown = (folder / "tune.html").read_text()
+    assert {row["settings"]["sampler"] for row in result["found"][0]["rows"]} == {"ddim", "dpmpp_2m", "heun"}
+    assert all(f"<th>{name}</th>" in shown for name in ("sampler", "eta", "churn")) and "<td>–</td>" in shown
+
+
 def test_the_budget_is_kept_and_halves_candidates():
     for count, budget, classes in ((1, 100, 3), (12, 3000, 3), (45, 20_000, 9)):
         found = tune.rungs(count, budget, classes)

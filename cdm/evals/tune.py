@@ -193,10 +193,13 @@ def _page(result):
     for part in result["found"]:
         parts.append(f"<h2>{part['stage']}</h2>")
         last = max(row["n"] for row in part["rows"])
-        tried = [name for name in part["winner"] if len({str(row["settings"][name]) for row in part["rows"]}) > 1]
+        names = dict.fromkeys(name for row in part["rows"] for name in row["settings"])
+        # A setting of one sampler alone is not among those of the others.
+        tried = [name for name in names if len({str(row["settings"].get(name)) for row in part["rows"]}) > 1]
         shown = {}
         for row in part["rows"]:
-            kind = ", ".join(f"{name} {row['settings'][name]}" for name in tried if name != "steps") or "all"
+            kind = ", ".join(f"{name} {row['settings'][name]}" for name in tried
+                             if name != "steps" and name in row["settings"]) or "all"
             if row["n"] == last:
                 shown.setdefault(kind, []).append((row["evaluations"], row["score"], row["error"]))
         won = next(row for row in part["rows"] if row["n"] == last and row["settings"] == part["winner"])
@@ -207,7 +210,7 @@ def _page(result):
         same = {name: value for name, value in part["winner"].items() if name not in tried}
         parts.append(page.paragraph("The same for all: " + ", ".join(f"{name} {value}" for name, value in same.items())))
         parts.append(page.table([*tried, "images a class", "evaluations", "distance"], [
-            [*(row["settings"][n] for n in tried), row["n"], row["evaluations"],
+            [*(row["settings"].get(n, "–") for n in tried), row["n"], row["evaluations"],
              f"{row['score']:.4f} ± {row['error']:.4f}"] for row in rows],
             [i for i, row in enumerate(rows) if row is won]))
     return parts
