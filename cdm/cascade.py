@@ -308,13 +308,9 @@ class Cascade:
                 stage.save(partial / stage.name, dtype)
             for name, guide in self.guides.items():
                 guide.save(partial / _guide_of(name), dtype)
-            self.save_sampling(partial)
-
-    def save_sampling(self, folder):
-        """Write cascade.json, with the settings as they are now, into a cascade folder."""
-        write_json(pathlib.Path(folder) / "cascade.json", {
-            "schema_version": SCHEMA_VERSION, "stages": [stage.name for stage in self.stages],
-            "sampling": self.sampling, "guides": list(self.guides)})
+            write_json(partial / "cascade.json", {
+                "schema_version": SCHEMA_VERSION, "stages": [stage.name for stage in self.stages],
+                "sampling": self.sampling, "guides": list(self.guides)})
 
 
 def _guide_of(name):
@@ -339,6 +335,13 @@ def load_cascade(folder):
     folder = pathlib.Path(folder)
     return Cascade([load_stage(folder / name) for name in names], sampling,
                    {name: load_stage(folder / _guide_of(name)) for name in guides})
+
+
+def write_sampling(folder, sampling):
+    """Write the settings {stage's name: settings} into a cascade folder; those of its other stages stay."""
+    with reading(folder, "cascade.json", "cascade", SCHEMA_VERSION) as about:
+        about["sampling"].update(sampling)
+    write_json(pathlib.Path(folder) / "cascade.json", about)
 
 
 def shipped():

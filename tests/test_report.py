@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdm.cascade import load_cascade
+from cdm.cascade import load_cascade, write_sampling
 from cdm.data.sources import open_source
 from cdm.evals import page, tune
 from cdm.evals.report import report
+from cdm.settings import settings_of
 
 N = 8  # of each of three classes
 
@@ -112,14 +113,19 @@ def test_the_search_finds_what_the_pictures_were_made_with(folder, convolution, 
     noisy = planted("sr_16", aug_level=0.5)
     level = search(folder, convolution, noisy, tmp_path / "sr", "sr_16", aug_level=[0.0, 0.5], guidance=[0.0])
     weight = search(folder, convolution, guided, tmp_path / "base")
-    assert weight["found"][0]["winner"]["guidance"] == 3.0 and level["found"][0]["winner"]["aug_level"] == 0.5
-    assert level["before"] == {} and set(weight["before"]) == {"sr_16"}
-    sampling = load_cascade(folder).sampling
-    assert sampling["base_8"]["guidance"] == 3.0 and sampling["sr_16"]["aug_level"] == 0.5
-    assert json.loads((folder / "tune.json").read_text()) == json.loads(json.dumps(weight))
+    assert weight[0]["winner"]["guidance"] == 3.0 and level[0]["winner"]["aug_level"] == 0.5
+    assert level[0]["about"]["before"] == {} and set(weight[0]["about"]["before"]) == {"sr_16"}
+    # Searches of other stages stand side by side, whichever ends, or is run again, last.
+    for _ in range(2):
+        sampling = load_cascade(folder).sampling
+        assert sampling["base_8"]["guidance"] == 3.0 and sampling["sr_16"]["aug_level"] == 0.5
+        assert json.loads((folder / "tune.json").read_text()) == json.loads(json.dumps({"found": weight + level}))
+        assert all(f"<h2>{name}</h2>" in (folder / "tune.html").read_text() for name in sampling)
+        search(folder, convolution, noisy, tmp_path / "sr", "sr_16", aug_level=[0.0, 0.5], guidance=[0.0])
 
 
 def test_a_search_that_was_killed_ends_as_one_that_was_not(folder, convolution, guided, tmp_path):
+    write_sampling(folder, {"base_8": {"grid": [-5.0, -1.0, 1.0, 5.0], "interval": [-4.0, 4.0]}})
     result = search(folder, convolution, guided, tmp_path / "work")
     rows = (tmp_path / "work" / "rows.jsonl").read_text()
     (tmp_path / "work" / "rows.jsonl").write_text(rows[: len(rows) * 3 // 4])  # half of the last one
@@ -134,8 +140,16 @@ def test_samplers_of_other_options_are_searched_together(folder, convolution, gu
     result = search(folder, convolution, guided, tmp_path / "work", budget=600, guidance=[3.0],
                     sampler=["ddim", "dpmpp_2m", "heun"])
     shown = (folder / "tune.html").read_text()
-    assert {row["settings"]["sampler"] for row in result["found"][0]["rows"]} == {"ddim", "dpmpp_2m", "heun"}
+    assert {row["settings"]["sampler"] for row in result[0]["rows"]} == {"ddim", "dpmpp_2m", "heun"}
     assert all(f"<th>{name}</th>" in shown for name in ("sampler", "eta", "churn")) and "<td>–</td>" in shown
+
+
+def test_the_present_settings_are_tried_and_none_twice(cascade):
+    base, sr = cascade.stages[:2]
+    for stage, now in ((base, settings_of(base, guidance=3.0, steps=7)), (sr, settings_of(sr, aug_level=0.07)),
+                       (base, settings_of(base, grid=[-5.0, 0.0, 5.0]))):
+        found = tune.candidates(stage, now)
+        assert now in found and len(set(found)) == len(found)
 
 
 def test_the_budget_is_kept_and_halves_candidates():
@@ -151,12 +165,12 @@ def test_the_budget_is_kept_and_halves_candidates():
 def test_equally_good_candidates_go_to_the_cheapest(folder, convolution, guided, tmp_path):
     """Of two candidates that differ in nothing that is drawn, guidance 0 and one too small to tell, the unguided."""
     result = search(folder, convolution, guided, tmp_path / "work", guidance=[1e-12, 0.0])
-    assert result["found"][0]["winner"]["guidance"] == 0.0
+    assert result[0]["winner"]["guidance"] == 0.0
 
 
 @pytest.mark.parametrize("stage, changes, match", [
     ("sr_16", {"aug_level": [0.9]}, "^`aug_level` "), ("sr_99", {}, "^`stage` "),
-    ("base_8", {"budget": 5}, "^`budget` "), ("base_8", {"steps": [0]}, "^`steps` ")])
+    ("base_8", {"aug_level": [0.1]}, "^`aug_level` .*super-resolution stage"), ("base_8", {"budget": 5}, "^`budget` "), ("base_8", {"steps": [0]}, "^`steps` ")])
 def test_a_value_that_can_not_be_is_refused_before_anything_is_made(folder, convolution, guided, tmp_path, stage,
                                                                     changes, match):
     with pytest.raises(ValueError, match=match):

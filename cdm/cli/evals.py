@@ -134,11 +134,11 @@ def tune(args):
     def several(value):
         return value if value is None or isinstance(value, list) else [value]
 
-    result = tune(args.cascade, load_extractor(args.features, args.weights), open_source(args.data), args.workdir,
-                  args.budget, args.seed, args.stage, args.batch_size, steps=several(args.steps),
-                  guidance=several(args.guidance), sampler=several(args.sampler), grid=several(args.grid),
-                  aug_level=several(args.aug_level))
-    for part in result["found"]:
+    found = tune(args.cascade, load_extractor(args.features, args.weights), open_source(args.data), args.workdir,
+                 args.budget, args.seed, args.stage, args.batch_size, steps=several(args.steps),
+                 guidance=several(args.guidance), sampler=several(args.sampler), grid=several(args.grid),
+                 aug_level=several(args.aug_level))
+    for part in found:
         print(f"{part['stage']}: " + ", ".join(f"{name} {value}" for name, value in part["winner"].items()))
     print(f"written into {args.cascade}: cascade.json, tune.json, tune.html")
 

@@ -21,7 +21,7 @@ import pathlib
 import numpy as np
 
 import cdm
-from cdm.cascade import load_cascade
+from cdm.cascade import load_cascade, write_sampling
 from cdm.evals import page
 from cdm.evals.scoring import BLOCKS, Scorer, agree, jackknife
 from cdm.images.files import hold, read_image, replace, write_json
@@ -34,19 +34,22 @@ ARGUMENTS = "arguments.json"
 
 def candidates(stage, now, guide=None, steps=None, guidance=None, sampler=None, grid=None, aug_level=None):
     """The Settings of a stage to be tried: its present ones `now` with every combination of these values, each a
-    sequence or None for a few around the present value; `guide` is the Stage that guides it, if one does."""
+    sequence or None for a few around the present value, which is among them; none twice. `guide` is the Stage that
+    guides it, if one does."""
     limit = stage.lowres_size and stage.config.augment.max_level
     if steps is None:
         steps = sorted({max(now.steps // 2, 1), now.steps, 2 * now.steps})
     if guidance is None:
         guided = guide or not stage.lowres_size and stage.classes and stage.config.train.class_dropout > 0
-        guidance = (0.0, 0.5, 1.0, 2.0, 4.0) if guided else (now.guidance,)
+        guidance = sorted({0.0, 0.5, 1.0, 2.0, 4.0, now.guidance}) if guided else (now.guidance,)
     values = {"steps": steps, "guidance": guidance, "sampler": sampler or (now.sampler,), "grid": grid or (now.grid,)}
     if stage.lowres_size:
-        values["aug_level"] = [a for a in (0.0, 0.05, 0.1, 0.2, 0.3) if a <= limit] if aug_level is None else aug_level
+        usual = sorted({a for a in (0.0, 0.05, 0.1, 0.2, 0.3) if a <= limit} | {now.aug_level})
+        values["aug_level"] = usual if aug_level is None else aug_level
     combinations = itertools.product(*values.values())
-    return [settings_of(stage, guide, **{**_kept(now, sampler), **dict(zip(values, combination))})
-            for combination in combinations]
+    # Levels given as a grid say the steps too, whatever these were to be.
+    return list(dict.fromkeys(settings_of(stage, guide, **{**_kept(now, sampler), **dict(zip(values, combination))})
+                              for combination in combinations))
 
 
 def _kept(now, sampler):
@@ -136,7 +139,7 @@ class Search:
 
 def _chosen(settings):
     """Settings as a cascade folder keeps them."""
-    return {name: value for name, value in settings._asdict().items() if value is not None}
+    return {name: value for name, value in settings.as_json().items() if value is not None}
 
 
 def _row(line):
@@ -147,8 +150,9 @@ def _row(line):
 
 
 def tune(folder, extractor, reference, work, budget=2000, seed=0, stages=None, batch_size=None, **values):
-    """Search the settings of `stages` (names; None for all) of the cascade in `folder`, and write what was found into
-    its cascade.json, the whole table into its tune.json and tune.html; returns the contents of tune.json.
+    """Search the settings of `stages` (names; None for all) of the cascade in `folder`, and write what was found of them
+    into its cascade.json, the whole table into its tune.json and tune.html, beside what is there of other stages;
+    returns what of tune.json is of this search, a list with an entry a stage.
 
     reference: the Source of the real pictures that distances are from, in the features of the Extractor; work: a folder
     for samples and measurements, which goes on from the settings that the cascade had when it was begun; values:
@@ -161,6 +165,8 @@ def tune(folder, extractor, reference, work, budget=2000, seed=0, stages=None, b
         cascade.sampling = json.loads((work / ARGUMENTS).read_text())["before"]
     names = [stage.name for stage in cascade.stages]
     chosen = [cascade.index(name, "stage") for name in stages] if stages else range(len(names))
+    if values.get("aug_level") is not None and not any(chosen):
+        raise ValueError(f"`aug_level` (={values['aug_level']}) must go with a super-resolution stage, not {names[0]}")
     tried, now = {}, cascade.settings()
     for k in sorted(chosen):
         mine = {name: value for name, value in values.items() if k or name != "aug_level"}
@@ -176,41 +182,58 @@ def tune(folder, extractor, reference, work, budget=2000, seed=0, stages=None, b
         agree(work / ARGUMENTS, about, "workdir")
         search = Search(cascade, scorer, work, seed, batch_size)
         found = [search.stage(k, settings, budget) for k, settings in tried.items()]
-    for part in found:
-        part["rows"] = [{name: value for name, value in row.items() if name != "without"} for row in part["rows"]]
-    result = {**about, "found": found}
-    cascade.save_sampling(folder)
-    write_json(folder / "tune.json", result)
-    page.write_page(folder / "tune.html", "The search for a cascade's settings", _page(result))
-    return result
+    found = [{**part, "rows": [{name: value for name, value in row.items() if name != "without"} for row in part["rows"]],
+              "about": {**about, "searched": about["searched"][part["stage"]]}} for part in found]
+    _keep(folder, names, found)
+    return found
 
 
-def _page(result):
-    parts = [page.paragraph(
-        f"Kernel distances in features of {result['metric'].split()[-1]} from {result['reference_pictures']} real "
-        f"pictures, ± one standard error. Successive halving, {result['budget']} images a stage; the winner is the "
-        f"cheapest within two standard errors of the best. Every candidate saw the same low-res images.")]
-    for part in result["found"]:
-        parts.append(f"<h2>{part['stage']}</h2>")
-        last = max(row["n"] for row in part["rows"])
-        names = dict.fromkeys(name for row in part["rows"] for name in row["settings"])
-        # A setting of one sampler alone is not among those of the others.
-        tried = [name for name in names if len({str(row["settings"].get(name)) for row in part["rows"]}) > 1]
-        shown = {}
-        for row in part["rows"]:
-            kind = ", ".join(f"{name} {row['settings'][name]}" for name in tried
-                             if name != "steps" and name in row["settings"]) or "all"
-            if row["n"] == last:
-                shown.setdefault(kind, []).append((row["evaluations"], row["score"], row["error"]))
-        won = next(row for row in part["rows"] if row["n"] == last and row["settings"] == part["winner"])
-        parts.append(page.points(shown, "network evaluations an image", "kernel distance",
-                                 "The last rung; the winner is ringed",
-                                 (won["evaluations"], won["score"], won["error"])))
-        rows = sorted(part["rows"], key=lambda row: (-row["n"], row["score"]))
-        same = {name: value for name, value in part["winner"].items() if name not in tried}
-        parts.append(page.paragraph("The same for all: " + ", ".join(f"{name} {value}" for name, value in same.items())))
-        parts.append(page.table([*tried, "images a class", "evaluations", "distance"], [
-            [*(row["settings"].get(n, "–") for n in tried), row["n"], row["evaluations"],
-             f"{row['score']:.4f} ± {row['error']:.4f}"] for row in rows],
-            [i for i, row in enumerate(rows) if row is won]))
-    return parts
+def _keep(folder, names, found):
+    """Write what was found of some stages into the folder of a cascade of stages `names`."""
+    path = folder / "tune.json"
+    with hold(folder, "cascade"):
+        write_sampling(folder, {part["stage"]: part["winner"] for part in found})
+        parts = [*(json.loads(path.read_text())["found"] if path.exists() else ()), *found]
+        parts = {part["stage"]: part for part in parts}  # the last one of a stage
+        parts = [parts[name] for name in names if name in parts]
+        write_json(path, {"found": parts})
+        page.write_page(folder / "tune.html", "The search for a cascade's settings", _page(parts))
+
+
+def _page(parts):
+    shown = [page.paragraph(
+        "Distances are kernel distances, ± one standard error. Successive halving; the winner is the cheapest within two "
+        "standard errors of the best. Every candidate of a stage saw the same low-res images.")]
+    for part in parts:
+        shown += _stage(part)
+    return shown
+
+
+def _stage(part):
+    """The pieces of the page for one stage."""
+    about = part["about"]
+    pieces = [f"<h2>{part['stage']}</h2>", page.paragraph(
+        f"In features of {about['metric'].split()[-1]}, from {about['reference_pictures']} real pictures; "
+        f"{about['budget']} images.")]
+    last = max(row["n"] for row in part["rows"])
+    names = dict.fromkeys(name for row in part["rows"] for name in row["settings"])
+    # A setting of one sampler alone is not among those of the others.
+    tried = [name for name in names if len({str(row["settings"].get(name)) for row in part["rows"]}) > 1]
+    shown = {}
+    for row in part["rows"]:
+        kind = ", ".join(f"{name} {row['settings'][name]}" for name in tried
+                         if name != "steps" and name in row["settings"]) or "all"
+        if row["n"] == last:
+            shown.setdefault(kind, []).append((row["evaluations"], row["score"], row["error"]))
+    won = next(row for row in part["rows"] if row["n"] == last and row["settings"] == part["winner"])
+    pieces.append(page.points(shown, "network evaluations an image", "kernel distance",
+                              "The last rung; the winner is ringed",
+                              (won["evaluations"], won["score"], won["error"])))
+    rows = sorted(part["rows"], key=lambda row: (-row["n"], row["score"]))
+    same = {name: value for name, value in part["winner"].items() if name not in tried}
+    pieces.append(page.paragraph("The same for all: " + ", ".join(f"{name} {value}" for name, value in same.items())))
+    pieces.append(page.table([*tried, "images a class", "evaluations", "distance"], [
+        [*(row["settings"].get(n, "–") for n in tried), row["n"], row["evaluations"],
+         f"{row['score']:.4f} ± {row['error']:.4f}"] for row in rows],
+        [i for i, row in enumerate(rows) if row is won]))
+    return pieces
