@@ -162,3 +162,34 @@ def test_features_that_are_not_finite_are_an_error_by_the_name_of_the_image(extr
 
     with pytest.raises(ValueError, match="`features` .*finite.*001.png"):
         extract(ImageSet(folder(tmp_path / "a", smooth(3))), Breaks(), tmp_path / "b")
+
+
+@pytest.mark.parametrize("store", ["classes", "zip", "pack"])
+def test_features_of_pictures_that_changed_are_made_again(store, tmp_path, extractor, smooth):
+    """Whatever it is that was written to: a file deep in a folder, in place, under its old name."""
+    pixels, place = smooth(8), tmp_path / "set"
+    folder(place / "a", pixels[:4]), folder(place / "b", pixels[4:])
+
+    def spec():
+        if store == "zip":
+            return shutil.make_archive(str(tmp_path / "zip"), "zip", place)
+        if store == "pack":
+            shutil.rmtree(tmp_path / "pack", ignore_errors=True)
+            pack(open_source(place), tmp_path / "pack", 16)
+            return tmp_path / "pack"
+        return place
+
+    one = spec()
+    first = [extract(ImageSet(one), extractor, tmp_path / "features").sha256 for _ in range(2)]
+    assert extractor.images == 8 and first[0] == first[1]
+    with (place / "b" / "002.png").open("r+b") as file:
+        Image.fromarray(255 - pixels[6]).save(file, format="png")
+        file.truncate()
+    assert extract(ImageSet(spec()), extractor, tmp_path / "features").sha256 != first[0] and extractor.images == 16
+
+
+def test_chosen_images_are_in_the_order_that_was_asked_for(tmp_path, smooth):
+    pixels = smooth(5)
+    one = ImageSet(folder(tmp_path / "set", pixels), chosen=["003.png", "000.png"])
+    np.testing.assert_array_equal(next(one.batches(9)), pixels[[3, 0]])
+    assert len(one) == 2 and len(one.labels) == 2

@@ -10,7 +10,6 @@ begins anew. Nothing of N images is in memory, and the arrays are read where the
 
 import hashlib
 import json
-import os
 import pathlib
 from typing import NamedTuple
 
@@ -24,13 +23,18 @@ BATCH = 128  # images between two notes of progress
 
 
 class Features(NamedTuple):
-    """`parts` {"pool": [N, dim], …} on disk, and the sha256 of the images."""
+    """`parts` {"pool": [N, dim], …} and the digests [N, 32] of the images, on disk."""
 
     parts: dict
-    sha256: str
+    digests: np.ndarray
 
     def __len__(self):
-        return len(next(iter(self.parts.values())))
+        return len(self.digests)
+
+    @property
+    def sha256(self):
+        """The name of the set."""
+        return sha256(self.digests)
 
 
 def extract(images, extractor, folder, parts=("pool",)):
@@ -58,11 +62,11 @@ def extract(images, extractor, folder, parts=("pool",)):
             done += len(batch)
             write_json(progress, {"rows": done})
             bar.update(len(batch))
-    return Features(arrays, sha256(arrays.pop("digests")))
+    return Features({part: arrays[part] for part in parts}, arrays["digests"])
 
 
 def _key(images, extractor, parts):
-    """What the rows depend on; that a folder or an archive was written to since shows in its time."""
-    changed = os.stat(images.spec).st_mtime_ns if os.path.exists(images.spec) else None
-    about = [images.spec, changed, images.size, images.names, extractor.name, extractor.sha256, extractor.resize, parts]
+    """What the rows depend on."""
+    about = [images.spec, images.state(), images.size, images.names, extractor.name, extractor.sha256, extractor.resize,
+             parts]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
