@@ -223,6 +223,21 @@ def test_copies_are_found_among_the_neighbours(extractor, tmp_path, smooth):
     assert 0.7 < other["results"]["baseline_distance"] / found["results"]["baseline_distance"] < 1.4
 
 
+def test_doubles_among_training_images_hide_no_copies(extractor, tmp_path, smooth):
+    training = smooth(60, 5)
+    x = saved(tmp_path / "x.npz", np.concatenate([smooth(20, 6), training[:3]]))
+    y = saved(tmp_path / "y.npz", np.concatenate([training, training[:9]]))
+    held = saved(tmp_path / "h.npz", np.concatenate([smooth(30, 7), training[:2]]))
+    for held_out, doubles in ((None, 18), (held, 2)):
+        found = neighbours(x, y, tmp_path / "out", extractor, held_out=held_out)
+        rows = json.loads((tmp_path / "out" / "neighbours.json").read_text())
+        assert found["about"]["doubles_left_out"] == doubles
+        assert found["results"]["first_percentile_of_baseline_ratio"] > 1e-3
+        assert {row["image"] for row in rows if row["ratio"] < 1e-6} == {"20", "21", "22"} and rows[2]["below"]
+    with pytest.raises(ValueError, match="`held_out` .*no doubles"):
+        neighbours(x, y, tmp_path / "other", extractor, held_out=saved(tmp_path / "h.npz", training[:9]))
+
+
 def test_statistics_of_what_is_no_such_file_are_one_line(sets, extractor, tmp_path):
     np.savez(tmp_path / "bad.npz", mu=np.zeros(3), sigma=np.eye(4))
     with pytest.raises(ValueError, match="`reference` .*bad.npz.*whole file") as caught:

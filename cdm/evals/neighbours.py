@@ -4,14 +4,16 @@
 
 (1) is small where one training image, or a few that are alike, is much nearer than the others around (Carlini et al.
 2023, sec. 5.1, K = 50, with its factor alpha left out). What is small is told by a baseline: the same ratio of real
-images that can be no copies, those held out or else the training images, each beside all others.
+images that can be no copies, those held out or else the training images, each beside all others; images whose pixels
+are those of a training image, or of another one, are left out of it.
 
-    OUT/card.json          medians of samples and baseline, and the share of samples below the baseline's first
+    OUT/card.json          medians of samples and baseline, and the share of samples not above the baseline's first
                            percentile: 1 % by chance
     OUT/neighbours.json    of each sample its ratio and its nearest training images with distances, least ratio first
     OUT/neighbours.png     the first ROWS of them: the sample, and right of the gap its nearest training images
 """
 
+import collections
 import pathlib
 import shutil
 
@@ -32,6 +34,13 @@ def _ratio(distances):
     return distances[:, 0] / np.maximum(distances.mean(1), np.finfo(np.float64).tiny)
 
 
+def _singles(training, held):
+    """Which images of the baseline have no double among the training images, by digests [N, 32]: bool [N]."""
+    counts = collections.Counter(row.tobytes() for row in training)
+    most = 1 if held is None else 0  # each is among the training images itself
+    return np.array([counts[row.tobytes()] <= most for row in (training if held is None else held)])
+
+
 def neighbours(images, reference, out, extractor, size=None, held_out=None):
     """Write OUT of the samples `images`, the training images `reference` and real ones that were `held_out` (sources);
     returns the card. `size`: make every image a square of this side."""
@@ -49,6 +58,11 @@ def neighbours(images, reference, out, extractor, size=None, held_out=None):
         x, y, *held = [features.parts["pool"] for features in found]
         distances, indices = nearest(x, y, k)
         base = nearest(held[0], y, k)[0] if held else nearest(y, y, k, others=True)[0]
+        single = _singles(found[1].digests, found[2].digests if held else None)
+        base = base[single]
+        if not len(base):
+            raise ValueError(f"`{'held_out' if held else 'reference'}` (={held_out or reference}) must hold images "
+                             "that are no doubles of training images")
         ratio, base_ratio = _ratio(distances), _ratio(base)
         low = float(np.quantile(base_ratio, 0.01))
         card.write(out / "card.json", {
@@ -60,12 +74,13 @@ def neighbours(images, reference, out, extractor, size=None, held_out=None):
                         "baseline_distance": float(np.median(base[:, 0])),
                         "baseline_ratio": float(np.median(base_ratio)),
                         "distance_over_baseline": float(np.median(distances[:, 0]) / np.median(base[:, 0])),
-                        "first_percentile_of_baseline_ratio": low, "share_below": float(np.mean(ratio < low))},
+                        "first_percentile_of_baseline_ratio": low, "share_below": float(np.mean(ratio <= low))},
             "about": {"images": {"source": samples.spec, "sha256": found[0].sha256}, "reference": training.spec,
-                      "held_out": held_out and str(held_out), "square": samples.square}})
+                      "held_out": held_out and str(held_out), "doubles_left_out": int(np.sum(~single)),
+                      "square": samples.square}})
         order = np.argsort(ratio, kind="stable")
         write_json(out / "neighbours.json", [
-            {"image": samples.names[i], "ratio": float(ratio[i]), "below": bool(ratio[i] < low),
+            {"image": samples.names[i], "ratio": float(ratio[i]), "below": bool(ratio[i] <= low),
              "nearest": {training.names[j]: float(d) for j, d in zip(indices[i, :SHOWN], distances[i])}}
             for i in order])
         gap = np.full((*samples.size, 3), 255, np.uint8)
