@@ -10,10 +10,10 @@ from PIL import Image
 
 from cdm import cli
 from cdm.config import sr_stage as sr_config
-from cdm.evals import pairs, restoration, rows, stages, weights
+from cdm.evals import pairs, restoration, rows, sets, stages, weights
 from cdm.evals.lpips import Lpips
 from cdm.evals.networks import build
-from cdm.images.files import read_image
+from cdm.images.files import hold, read_image
 from cdm.images.resize import resize, to_float, to_uint8
 from cdm.stage import Stage
 
@@ -119,7 +119,9 @@ def test_two_folders_give_a_card_and_a_row_a_pair(folders, capsys):
     assert call("--images", folders / "made", "--reference", folders / "real", "--scale", 2, "--protocol", "both",
                 "--out", card) == 0
     about = json.loads(card.read_text())
-    assert about["kind"] == "restoration" and about["protocol"]["count"] == 3 and about["protocol"]["scale"] == 2
+    assert about["kind"] == "restoration" and about["protocol"]["scale"] == 2
+    reference = sets.about([read_image(folders / "real" / f"{name}.png") for name in ("inner/c", "a", "b")])
+    assert about["protocol"]["reference"] == reference and reference["n"] == 3  # wherever they lie
     found = [json.loads(line) for line in (folders / "card.rows.jsonl").read_text().splitlines()][1:]
     assert [row["name"] for row in found] == ["a", "b", "inner/c"] == about["about"]["names"]
     summary = about["results"]
@@ -131,6 +133,10 @@ def test_two_folders_give_a_card_and_a_row_a_pair(folders, capsys):
     assert about["protocol"]["lpips"] is None
     told = capsys.readouterr().out
     assert "psnr_rgb" in told and "cdm eval weights lpips_alex" in told
+    for asked, message in ((("--lpips", "vgg"), "cdm eval weights lpips_vgg"),
+                           (("--lpips-weights", folders / "none"), "none) must be a file")):
+        assert call("--images", folders / "made", "--reference", folders / "real", "--out", card, *asked) == 2
+        assert message in capsys.readouterr().err
 
 
 def enlarge(path):
@@ -142,8 +148,8 @@ BROKEN = {
     "one too many": (lambda f: (f / "real" / "b.png").unlink(), "`reference` .*b is missing"),
     "another size": (lambda f: enlarge(f / "made" / "b.bmp"), "b is 34x24 there and 32x24 here"),
     "a broken file": (lambda f: (f / "made" / "b.bmp").write_bytes(b"no"), "b.bmp can not be read"),
-    "the same name twice": (lambda f: (f / "made" / "b.bmp").rename(f / "made" / "a.png"), "a is there twice"),
-    "no pictures": (lambda f: [p.unlink() for p in (f / "real").rglob("*.png")], "there is none in it"),
+    "the same name twice": (lambda f: (f / "made" / "b.bmp").rename(f / "made" / "a.png"), "one picture of a name; there are a.bmp and a.png"),
+    "no pictures": (lambda f: [p.unlink() for p in (f / "real").rglob("*.png")], "there are none in it"),
 }
 
 
@@ -171,7 +177,7 @@ def test_half_a_question_is_a_mistake(arguments, tmp_path, capsys):
 
 
 def test_rows_go_on_where_a_run_was_stopped_and_start_anew_when_asked_something_else(tmp_path):
-    path, measured = tmp_path / "rows.jsonl", []
+    card, path, measured = tmp_path / "card.json", tmp_path / "card.rows.jsonl", []
 
     def measure(part):
         if stop is not None and part.start >= stop:
@@ -181,15 +187,22 @@ def test_rows_go_on_where_a_run_was_stopped_and_start_anew_when_asked_something_
 
     stop = 4
     with pytest.raises(KeyboardInterrupt):
-        rows.collect(path, {"seed": 0}, 7, 2, measure)
+        rows.collect(card, {"seed": 0}, 7, 2, measure)
     with path.open("a") as f:
         f.write('{"x": 0.')  # cut short by a kill
     stop = None
-    assert rows.collect(path, {"seed": 0}, 7, 2, measure) == [{"x": i / 3} for i in range(7)]
+    for _ in range(2):  # the card was not written yet
+        assert rows.collect(card, {"seed": 0}, 7, 2, measure) == [{"x": i / 3} for i in range(7)]
     assert measured == [*range(7)]
+    card.write_text("{}")
     for asked in ({"seed": 0}, {"seed": 1}):  # ended runs are not gone on with, nor those asked something else
-        rows.collect(path, asked, 7, 2, measure)
+        rows.collect(card, asked, 7, 2, measure)
     assert measured == 3 * [*range(7)] and len(path.read_text().splitlines()) == 8
+    rows.collect(card, {"seed": 1}, 7, 2, measure)  # the card is that of before
+    assert measured == 3 * [*range(7)]
+    (tmp_path / "card.json.partial").mkdir()
+    with hold(tmp_path / "card.json.partial", "out"), pytest.raises(ValueError, match="^`out` .*one process"):
+        rows.collect(card, {"seed": 1}, 7, 2, measure)
 
 
 class Source:
@@ -212,8 +225,8 @@ def test_a_stage_is_measured_beside_bicubic_lanczos_and_a_regression(sr_stage, t
     card = stages.measure_stage(*arguments, regression=regression, steps=2)
     means = {name: value["mean"] for name, value in card["results"].items()}
     assert list(dict.fromkeys(name.split(".")[0] for name in means)) == ["bicubic", "lanczos", "regression", "stage"]
-    assert card["protocol"]["count"] == 5 and card["about"]["made_by"]["stage"]["steps"] == 2
-    real = np.stack([stages._read(Source(), i, sr_stage) for i in range(5)])
+    assert card["protocol"]["reference"]["n"] == 5 and card["about"]["made_by"]["stage"]["steps"] == 2
+    real = np.stack([sets.real_square(Source(), i, 16, "data") for i in range(5)])
     by_hand = [restoration.psnr(to_uint8(resize(resize(to_float(x), 8), 16)), x) for x in real]
     assert means["bicubic.psnr_rgb"] == pytest.approx(np.mean(by_hand))
     for name in ("psnr_rgb", "psnr_y", "ssim_y"):
@@ -226,6 +239,7 @@ def test_a_stage_is_measured_beside_bicubic_lanczos_and_a_regression(sr_stage, t
     np.testing.assert_array_equal(sheet[:, -16:].reshape(5, 16, 16, 3), real)
     np.testing.assert_array_equal(sheet[1:16:2, 1:16:2], sheet[:16:2, :16:2])
 
+    assert card["protocol"]["reference"] == sets.about(real)
     lines = (tmp_path / "card.rows.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "card.rows.jsonl").write_text("".join(lines[:4]))
     # Stopped after three pictures and gone on with, the other two in a batch of another make-up.
@@ -238,7 +252,7 @@ def test_a_stage_is_measured_beside_bicubic_lanczos_and_a_regression(sr_stage, t
 
 def test_lpips_is_measured_with_the_weights_and_its_protocol_names_them(monkeypatch, lively):
     shapes = jax.eval_shape(build("lpips_alex").init, jax.random.key(0), *np.zeros((2, 1, 64, 64, 3), np.float32))
-    monkeypatch.setattr(weights, "load", lambda name: (lively(shapes), "0" * 64))
+    monkeypatch.setattr(weights, "load", lambda name, path: (lively(shapes), "0" * 64))
     distance = Lpips()
     assert restoration.about(["rgb"], None, distance)["lpips"]["sha256"] == "0" * 64
     image, other = picture(64, 64), picture(64, 64, seed=1)

@@ -28,8 +28,10 @@ def eval_restoration(args):
             raise ValueError(f"`{name}` (={getattr(args, name)}) must go with `{other[0]}`, not with `{asked[0]}`")
     distance, lacking = None, None
     try:
-        distance = Lpips()
+        distance = Lpips(args.lpips or "alex", args.lpips_weights)
     except ValueError as e:
+        if args.lpips or args.lpips_weights:  # it was asked for
+            raise
         lacking = e
     if asked is FOLDERS:
         protocols = ("rgb", "y") if args.protocol == "both" else (args.protocol or "rgb",)
@@ -169,6 +171,8 @@ def add(verbs):
     p.add_argument("--seed", type=int, help="default: 0")
     p.add_argument("--steps", type=positive, metavar="S", help="network evaluations of the stage")
     p.add_argument("--aug-level", type=float, metavar="A", help="noise put on its input, in [0, 1]")
+    p.add_argument("--lpips", choices=["alex", "vgg"], help="its network (default: alex, if its weights are here)")
+    p.add_argument("--lpips-weights", metavar="FILE", help="of that network (default: what cdm eval weights fetched)")
     p.add_argument("--out", required=True, metavar="CARD.json", help="file to write; what belongs to it goes beside it")
 
     p = verb(evals, "cas", eval_cas,

@@ -11,9 +11,8 @@ import numpy as np
 from PIL import Image
 
 from cdm.cascade import check_seed, count_labels, sample_stage
-from cdm.data.decode import Unreadable
-from cdm.data.squares import square
-from cdm.evals import restoration, rows
+from cdm.data.threads import in_order
+from cdm.evals import restoration, rows, sets
 from cdm.images.files import write_grid
 from cdm.images.resize import resize, to_float, to_uint8
 from cdm.settings import settings_of
@@ -24,13 +23,15 @@ GOLDEN = (5**0.5 - 1) / 2
 
 
 def bicubic(lowres, size):
-    """[h, w, 3] in [-1, 1] enlarged to [size, size, 3] uint8 by the one resize."""
+    """[h, w, 3] in [-1, 1] enlarged to uint8 of `size`, (H, W) or one number for both, by the one resize."""
     return to_uint8(resize(lowres, size))
 
 
 def lanczos(lowres, size):
-    """[h, w, 3] in [-1, 1] enlarged to [size, size, 3] uint8 by Pillow's Lanczos filter, in float."""
-    channels = [Image.fromarray(channel).resize((size, size), Image.Resampling.LANCZOS)
+    """[h, w, 3] in [-1, 1] enlarged to uint8 of `size`, (H, W) or one number for both, by Pillow's Lanczos filter, in
+    float."""
+    height, width = (size, size) if isinstance(size, int) else size
+    channels = [Image.fromarray(channel).resize((width, height), Image.Resampling.LANCZOS)
                 for channel in np.moveaxis(lowres, -1, 0)]
     return to_uint8(np.stack(channels, axis=-1))
 
@@ -38,8 +39,8 @@ def lanczos(lowres, size):
 def measure_stage(stage, source, data, out, count=None, seed=0, regression=None, distance=None, **changes):
     """The card of a Stage on `count` pictures (None: all), evenly over a source, which `data` names.
 
-    Their rows go beside the card file `out` as .rows.jsonl, and SHOWN of them as .png, a row each: low-res, bicubic, the
-    regression, the stage, real. `changes` are those of `settings_of`, for the stage.
+    Their rows go beside the card file `out` as .rows.jsonl, and SHOWN of them as .png, a row each: low-res, bicubic,
+    the regression, the stage, real. `changes` are those of `settings_of`, for the stage.
     """
     _check(stage, regression, source, data, count, seed)
     records = np.linspace(0, len(source) - 1, count or len(source)).astype(int)
@@ -50,6 +51,9 @@ def measure_stage(stage, source, data, out, count=None, seed=0, regression=None,
     # Any first few are spread over all: those on the sheet, and those of an evaluation that was stopped.
     order = np.argsort(np.arange(len(records)) * GOLDEN % 1)
     scale, out = stage.size // stage.lowres_size, pathlib.Path(out)
+
+    def read(i):
+        return sets.real_square(source, records[i], stage.size, "data", stage.config.data.square)
 
     def make(index, lowres):
         """{method: [B, size, size, 3] uint8}"""
@@ -64,7 +68,7 @@ def measure_stage(stage, source, data, out, count=None, seed=0, regression=None,
     def measure(part):
         # Padded, so that one program does for all batches.
         index = order[np.minimum(np.arange(part.start, part.start + min(BATCH, len(records))), len(records) - 1)]
-        real = np.stack([_read(source, records[i], stage) for i in index])
+        real = np.stack([read(i) for i in index])
         lowres = resize(to_float(real), stage.lowres_size)
         images = make(index, lowres)
         if part.start == 0:
@@ -76,14 +80,15 @@ def measure_stage(stage, source, data, out, count=None, seed=0, regression=None,
                  **{name: restoration.measures(made[k], real[k], ("rgb", "y"), scale, lowres[k], distance)
                     for name, made in images.items()}} for k in range(len(part))]
 
-    protocol = {**restoration.about(("rgb", "y"), scale, distance), "data": str(data), "count": len(records),
+    reference = sets.about(in_order(read, len(records)))
+    protocol = {**restoration.about(("rgb", "y"), scale, distance), "reference": reference,
                 "square": stage.config.data.square, "size": stage.size, "lowres_size": stage.lowres_size, "seed": seed}
     made_by = {"bicubic": "the one resize", "lanczos": "Pillow, in float", **{name: {
         "name": net.name, "sha256": net.sha256, "parameters": sum(leaf.size for leaf in flatten(net.params).values()),
         **settings[name].as_json()} for name, net in networks.items()}}
     asked = {"protocol": protocol, "made_by": made_by}
-    found = rows.collect(out.with_suffix(".rows.jsonl"), asked, len(records), BATCH, measure)
-    about = {"made_by": made_by, "names": [row.pop("name") for row in found], "infinite": {}}
+    found = rows.collect(out, asked, len(records), BATCH, measure)
+    about = {"data": str(data), "made_by": made_by, "names": [row.pop("name") for row in found], "infinite": {}}
     results = {}
     for name in made_by:
         of_method, infinite = restoration.results([row[name] for row in found])
@@ -113,15 +118,3 @@ def _labels(stage, source):
         raise ValueError(f"`data` must have the classes of {stage.name}, which was trained without the null class: "
                          f"{', '.join(stage.classes)}")
     return labels
-
-
-def _read(source, i, stage):
-    """Record i as [size, size, 3] uint8; never enlarged, as that would be no real picture of this size."""
-    try:
-        image = source.read(i)
-    except Exception as e:  # a decoder given a broken file may raise anything
-        raise Unreadable(source.names[i], e) from e
-    if min(image.shape[:2]) < stage.size:
-        raise ValueError(f"`data`: {source.names[i]} must have sides of at least {stage.size} pixels, not "
-                         f"{image.shape[1]}x{image.shape[0]}")
-    return square(image, stage.size, stage.config.data.square, 0.5)

@@ -5,38 +5,10 @@ its ending: real/cat/1.jpg and sr3/cat/1.png. Further pictures of the other fold
 but for the low-res ones, which are of one size of their own and enlarged to that of the real ones by the one resize.
 """
 
-import os
-import pathlib
-
 import numpy as np
 
-from cdm.data.decode import SUFFIXES, decode, reason
-from cdm.data.files import Folder
+from cdm.evals import folders as files
 from cdm.images.resize import resize
-
-
-def _index(folder, argument):
-    """{name without ending: path} of the pictures under a folder."""
-    if not os.path.isdir(folder):
-        raise ValueError(f"`{argument}` (={folder}) must be a folder of pictures")
-    found = {}
-    for name in Folder(folder).names:
-        stem, ending = os.path.splitext(name)
-        if ending.lower() in SUFFIXES:
-            if stem in found:
-                raise ValueError(f"`{argument}` (={folder}) must have one picture of a name; "
-                                 f"there are {found[stem].name} and {os.path.basename(name)}")
-            found[stem] = pathlib.Path(folder) / name
-    if not found:
-        raise ValueError(f"`{argument}` (={folder}) must have pictures in it; there are none")
-    return found
-
-
-def _read(path, argument):
-    try:
-        return decode(path.read_bytes())
-    except Exception as e:  # a decoder given a broken file may raise anything
-        raise ValueError(f"`{argument}`: {path} can not be read ({reason(e)})") from e
 
 
 class Folders:
@@ -49,12 +21,13 @@ class Folders:
                 raise ValueError(f"`methods` (={name}={folders[name]}) must be NAME=FOLDER")
         if not folders:
             raise ValueError("`methods` must name one method at least")
-        self.methods, self.lowres, index = list(folders), lowres, _index(real, "real")
+        self.methods, self.lowres, index = list(folders), lowres, files.pictures(real, "real")
         self.names = sorted(index)
         self._paths = [("real", index)]
-        self._paths += [(f"methods {name}", _index(folder, f"methods {name}")) for name, folder in folders.items()]
+        self._paths += [(f"methods {name}", files.pictures(folder, f"methods {name}"))
+                        for name, folder in folders.items()]
         if lowres is not None:
-            self._paths.append(("lowres", _index(lowres, "lowres")))
+            self._paths.append(("lowres", files.pictures(lowres, "lowres")))
         for argument, other in self._paths:
             if missing := [name for name in self.names if name not in other]:
                 raise ValueError(f"`{argument}` must have a picture of every name in {real}; {len(missing)} are "
@@ -70,7 +43,7 @@ class Folders:
 
     def _picture(self, i, version):
         argument, paths = self._paths[version]
-        return _read(paths[self.names[i]], argument)
+        return files.read(paths[self.names[i]], argument)
 
     def versions(self, i):
         """Picture i: the real one, every method's and, if there is one, the low-res one; [versions, H, W, 3] uint8."""
