@@ -1,16 +1,17 @@
 """Laws of the report on a cascade, and of the search for its settings."""
 
 import json
+import shutil
 import xml.etree.ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cdm.cascade import load_cascade, write_sampling
-from cdm.data.sources import open_source
-from cdm.evals import page, tune
-from cdm.evals.report import report
+from cdm.cascade import Cascade, load_cascade, write_sampling
+from cdm.evals import page, scoring, tune
+from cdm.evals.report import lowres, report
+from cdm.images.files import read_image
 from cdm.settings import settings_of
 
 N = 8  # of each of three classes
@@ -18,14 +19,14 @@ N = 8  # of each of three classes
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """The Source of N pictures of each class, and a folder of them."""
+    """A folder of N pictures of each class."""
     folder, random = tmp_path_factory.mktemp("real"), np.random.default_rng(0)
     for name in ("animals", "food", "symbols"):
         (folder / name).mkdir()
         for i in range(N):
             blocks = random.integers(0, 256, (4, 4, 3), np.uint8)
             Image.fromarray(blocks).resize((32, 32), Image.Resampling.BICUBIC).save(folder / name / f"{i}.png")
-    return open_source(str(folder))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -45,22 +46,41 @@ def test_shares_sum_to_one_and_the_chain_begins_at_the_base(made):
 
 
 def test_real_input_is_the_picture_made_small_by_the_one_resize(made, pictures):
-    from cdm.evals.report import pair
-    from cdm.evals.scoring import Real
-    from cdm.images.files import read_image
-
     out, _ = made
-    real = Real(pictures, ("animals", "food", "symbols"), N)
-    stage = type("Size", (), {"size": 32, "lowres_size": 16})
-    low, _ = pair(stage, real, 1, 3)
+    real = scoring.Real(pictures, ("animals", "food", "symbols"), N)
+    i = real.pairs.index((1, 3))
+    low = lowres(type("Size", (), {"lowres_size": 16}), real.at(32).read(i))
     np.testing.assert_array_equal(read_image(out / "from_sr_32" / "sr_16" / "food_00003.png"), low)
+    assert real.names[i] == "food/3.png"
+
+
+def test_other_pictures_are_other_work(made, cascade, convolution, pictures, tmp_path):
+    """Of the same names and count, the same report is not gone on with."""
+    shutil.copytree(pictures, tmp_path / "real")
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "real" / "food" / "3.png")
+    for data, reference, name in ((tmp_path / "real", pictures, "data"), (pictures, tmp_path / "real", "reference")):
+        with pytest.raises(ValueError, match=f"^`out` .*differ: {name}.sha256.16, .*{name}.source$"):
+            report(cascade, convolution, data, reference, made[0], n=N)
+
+
+def test_what_can_not_be_reported_on_is_refused_before_anything_is_made(cascade, convolution, pictures, tmp_path):
+    truncated = Cascade(cascade.stages, {"sr_16": {"hand_over": "truncated", "aug_level": 0.3}})
+    shutil.copytree(pictures, tmp_path / "real")
+    Image.fromarray(np.zeros((31, 31, 3), np.uint8)).save(tmp_path / "real" / "food" / "3.png")
+    for chain, data, n, match in ((truncated, pictures, N, "^`hand_over` .*truncated.* of sr_16"),
+                                  (cascade, pictures, 6, "^`n` .*=6.* at least 7.* 20 pictures"),
+                                  (cascade, tmp_path / "real", N, "^`data`: food/3.png .*at least 32 pixels")):
+        with pytest.raises(ValueError, match=match):
+            report(chain, convolution, data, pictures, tmp_path / "out", n=n)
+        assert not [*(tmp_path / "out").glob("from_*")]
 
 
 def test_a_report_made_again_samples_nothing_and_says_the_same(made, cascade, convolution, pictures):
     out, result = made
-    stamps = {path: path.stat().st_mtime_ns for path in out.glob("from_*/*_0*.png")}
+    stamps, seen = {path: path.stat().st_mtime_ns for path in out.glob("from_*/*_0*.png")}, convolution.images
     assert report(cascade, convolution, pictures, pictures, out, n=N) == json.loads(json.dumps(result))
     assert stamps == {path: path.stat().st_mtime_ns for path in out.glob("from_*/*_0*.png")} and stamps
+    assert seen == convolution.images
     with pytest.raises(ValueError, match="^`out` .*differ: .*seed"):
         report(cascade, convolution, pictures, pictures, out, n=N, seed=1)
 
@@ -68,6 +88,7 @@ def test_a_report_made_again_samples_nothing_and_says_the_same(made, cascade, co
 def test_the_page_stands_alone(made):
     text = (made[0] / "report.html").read_text()
     assert "from noise" in text and 'src="http' not in text and text.count("data:image/webp") == 4
+    assert "are among those they are compared with" in text
 
 
 def test_plots_are_well_formed_and_keep_their_numbers_in_the_frame():
@@ -94,7 +115,7 @@ def planted(cascade, tmp_path_factory):
         images = cascade.sample(list(labels), seed=7, stop_at=stage, steps=4, **settings)
         path = tmp_path_factory.mktemp("planted") / "real.npz"
         np.savez(path, images=images, labels=np.array(["animals", "food", "symbols"])[labels])
-        return open_source(str(path))
+        return path
 
     return make
 
@@ -175,6 +196,13 @@ def test_a_value_that_can_not_be_is_refused_before_anything_is_made(folder, conv
                                                                     changes, match):
     with pytest.raises(ValueError, match=match):
         search(folder, convolution, guided, tmp_path / "work", stage, **changes)
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_stage_that_is_given_noisy_states_is_not_searched(folder, convolution, guided, tmp_path):
+    write_sampling(folder, {"sr_16": {"hand_over": "truncated", "aug_level": 0.3}})
+    with pytest.raises(ValueError, match="^`hand_over` .*truncated.* of sr_16"):
+        search(folder, convolution, guided, tmp_path / "work", "sr_16")
     assert not (tmp_path / "work").exists()
 
 

@@ -1,5 +1,7 @@
 """Laws of the distances that reports and searches compare by."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -46,31 +48,36 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
     assert scoring.jackknife(without) == pytest.approx(blocks.std(ddof=1) / len(blocks) ** 0.5)
 
 
-def test_a_reference_is_read_once(class_folder, tmp_path, convolution):
-    from cdm.data.sources import open_source
+def test_a_distance_does_not_depend_on_the_tiles_it_is_summed_in(monkeypatch):
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(45, 5)), random.normal(size=(64, 5))
+    whole = scoring.kernel_distance(x, y), distribution.mmd2(x, y)
+    monkeypatch.setattr(distribution, "CHUNK", 7)
+    tiled = scoring.kernel_distance(x, y), distribution.mmd2(x, y)
+    assert tiled[1] == pytest.approx(whole[1], rel=1e-12) == pytest.approx(whole[0].value, rel=1e-12)
+    np.testing.assert_allclose(tiled[0].without, whole[0].without, rtol=1e-12)
 
-    source = open_source(str(class_folder))
-    first = scoring.Scorer(convolution, source, tmp_path).reference(16)
-    again = scoring.Scorer(None, source, tmp_path)
-    again.extractor = type("Name", (), {"name": convolution.name})
-    np.testing.assert_array_equal(first[0], again.reference(16)[0])
-    assert first[0].shape == (len(source), convolution.dim)
+
+def test_a_reference_is_read_once_and_named_by_its_pixels(class_folder, tmp_path, extractor):
+    shutil.copytree(class_folder, tmp_path / "real")
+    first, again = (scoring.Scorer(extractor, tmp_path / "real", [16, 8], tmp_path / "features") for _ in range(2))
+    assert first.protocol == again.protocol and extractor.images == 2 * first.protocol["reference"]["n"]
+    shutil.copy(tmp_path / "real" / "food" / "0.png", tmp_path / "real" / "food" / "1.png")
+    other = scoring.Scorer(extractor, tmp_path / "real", [16, 8], tmp_path / "features")
+    assert other.protocol["reference"]["sha256"].keys() == {"16", "8"}
+    assert other.protocol["reference"]["sha256"] != first.protocol["reference"]["sha256"]
+    with pytest.raises(ValueError, match="^`reference`: animals/0.png must have sides of at least 32 pixels, not 20x16"):
+        scoring.Scorer(extractor, tmp_path / "real", [32], tmp_path / "features")
 
 
-@pytest.mark.parametrize("n, match", [(9, "^`n` .*at most the 3 pictures of animals")])
-def test_more_pictures_than_there_are_is_one_line(class_folder, n, match):
-    from cdm.data.sources import open_source
-
-    with pytest.raises(ValueError, match=match):
-        scoring.Real(open_source(str(class_folder)), ("animals", "food", "symbols"), n)
+def test_more_pictures_than_there_are_is_one_line(class_folder):
+    with pytest.raises(ValueError, match="^`n` .*at most the 3 pictures of animals"):
+        scoring.Real(class_folder, ("animals", "food", "symbols"), 9)
 
 
 def test_classes_go_by_name_and_foreign_ones_are_refused(class_folder):
-    from cdm.data.sources import open_source
-
-    source = open_source(str(class_folder))
-    real = scoring.Real(source, ("Symbols", "animals", "food"), 3)  # another order than the source's
-    assert {source.names[i].split("/")[0] for i in real.records[0]} == {"symbols"}
-    assert real.pairs()[:3] == [(0, 0), (1, 0), (2, 0)] and len(real.pairs()) == 9
+    real = scoring.Real(class_folder, ("Symbols", "animals", "food"), 3)  # another order than the source's
+    assert real.pairs[:3] == [(0, 0), (1, 0), (2, 0)] and len(real.pairs) == 9
+    assert [name.split("/")[0] for name in real.names[:3]] == ["symbols", "animals", "food"]
     with pytest.raises(ValueError, match="^`data` must have the classes of the cascade"):
-        scoring.Real(source, ("animals", "food"), 3)
+        scoring.Real(class_folder, ("animals", "food"), 3)

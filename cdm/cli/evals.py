@@ -114,14 +114,11 @@ def eval_cascade(args):
     """Write the report on a cascade."""
     import cdm
     from cdm.cascade import shipped
-    from cdm.data.sources import open_source
     from cdm.evals.features import load_extractor
     from cdm.evals.report import report
 
-    data = open_source(args.data)
-    result = report(cdm.load_cascade(args.cascade or shipped()), load_extractor(args.features, args.weights), data,
-                    open_source(args.reference) if args.reference else data, args.out, args.n, args.seed,
-                    args.batch_size)
+    result = report(cdm.load_cascade(args.cascade or shipped()), load_extractor(args.features, args.weights), args.data,
+                    args.reference or args.data, args.out, args.n, args.seed, args.batch_size)
     for part in result["shares"]:
         print(f"{part['stage']}: {part['share']:.1%} of the final error")
     print(f"the report: {args.out}/report.html")
@@ -129,14 +126,13 @@ def eval_cascade(args):
 
 def tune(args):
     """Search the settings of a cascade's stages."""
-    from cdm.data.sources import open_source
     from cdm.evals.features import load_extractor
     from cdm.evals.tune import tune
 
     def several(value):
         return value if value is None or isinstance(value, list) else [value]
 
-    found = tune(args.cascade, load_extractor(args.features, args.weights), open_source(args.data), args.workdir,
+    found = tune(args.cascade, load_extractor(args.features, args.weights), args.data, args.workdir,
                  args.budget, args.seed, args.stage, args.batch_size, steps=several(args.steps),
                  guidance=several(args.guidance), sampler=several(args.sampler), grid=several(args.grid),
                  aug_level=several(args.aug_level))
@@ -219,7 +215,8 @@ def add(verbs):
              "output and in the whole chain, and the share of the final error that it adds")
     p.add_argument("--cascade", metavar="FOLDER", help="cascade folder (default: the one that comes with the package)")
     p.add_argument("--data", required=True, metavar="SOURCE", help=f"real pictures that enter: {source_help}")
-    p.add_argument("--reference", metavar="SOURCE", help="real pictures to compare with (default: --data)")
+    p.add_argument("--reference", metavar="SOURCE", help="real pictures to compare with (default: --data, "
+                   "which makes stages that are given real input look better than they are)")
     p.add_argument("--out", required=True, metavar="DIR", help="folder to write, or to go on writing")
     p.add_argument("-n", type=positive, default=20, help="pictures of each class (default: 20)")
     p.add_argument("--seed", type=int, default=0, help="default: 0")

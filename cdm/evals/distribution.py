@@ -82,16 +82,26 @@ def kernel(a, b):
     return k * k * k  # ten times as fast as a power
 
 
+def tiles(features):
+    """(start, rows) of a set, a chunk at a time."""
+    for start in range(0, len(features), CHUNK):
+        yield start, features[start : start + CHUNK]
+
+
+def _total(x, y):
+    """The sum of k (3) over all pairs of rows of x [N, D] and y [M, D]."""
+    return sum(kernel(rows, others).sum() for _, rows in tiles(x) for _, others in tiles(y))
+
+
 def within(x):
     """The mean of k (3) over the pairs of different rows of x [N, D]."""
-    x = np.asarray(x, np.float64)
-    own = np.sum((np.sum(x * x, axis=1) / x.shape[1] + 1) ** 3)
-    return float((sum(kernel(rows, x).sum() for _, rows in _tiles(x)) - own) / (len(x) * (len(x) - 1)))
+    own = sum(np.sum((np.sum(np.asarray(rows, np.float64) ** 2, axis=1) / x.shape[1] + 1) ** 3) for _, rows in tiles(x))
+    return float((_total(x, x) - own) / (len(x) * (len(x) - 1)))
 
 
 def mmd2(x, y):
     """KID (3) of two sets [N, D] and [M, D] as they are, without subsets."""
-    return within(x) + within(y) - 2 * float(kernel(x, y).mean())
+    return within(x) + within(y) - 2 * float(_total(x, y) / (len(x) * len(y)))
 
 
 def kid(x, y, subsets=100, size=1000, seed=0):
@@ -130,21 +140,15 @@ def squared_distances(a, b):
     return np.maximum(np.sum(a * a, 1)[:, None] + np.sum(b * b, 1) - 2 * a @ b.T, 0)
 
 
-def _tiles(features):
-    """(start, rows) of a set, a chunk at a time."""
-    for start in range(0, len(features), CHUNK):
-        yield start, features[start : start + CHUNK]
-
-
 def nearest(queries, features, k, others=False):
     """(distances, indices), [Q, k] each, of the k rows of `features` that are nearest to each query, nearest first;
     `others`: the queries are the features, and none is its own neighbour."""
     if not 1 <= k <= len(features) - others:
         raise ValueError(f"`k` (={k}) must be from 1 to the {len(features) - others} images that may be neighbours")
     found = []
-    for begin, rows in _tiles(queries):
+    for begin, rows in tiles(queries):
         best, index = np.zeros((len(rows), 0)), np.zeros((len(rows), 0), int)
-        for start, near in _tiles(features):
+        for start, near in tiles(features):
             d = squared_distances(rows, near)
             if others and start == begin:
                 np.fill_diagonal(d, np.inf)
@@ -162,8 +166,8 @@ def precision_recall(x, y, k=3):
     are closed."""
     reach_x, reach_y = (nearest(z, z, k, others=True)[0][:, -1] ** 2 for z in (x, y))
     count, recalled, covered = np.zeros(len(x)), np.zeros(len(y), bool), np.zeros(len(y), bool)
-    for i, rows in _tiles(x):
-        for j, real in _tiles(y):
+    for i, rows in tiles(x):
+        for j, real in tiles(y):
             d = squared_distances(rows, real)
             within = d <= reach_y[j : j + len(real)]
             count[i : i + len(rows)] += within.sum(1)

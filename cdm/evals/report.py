@@ -19,10 +19,10 @@ import jax
 import numpy as np
 
 import cdm
-from cdm.evals import page
+from cdm.evals import page, rows, scoring
 from cdm.evals.restoration import consistency, psnr, ssim
-from cdm.evals.scoring import Real, Scorer, agree, jackknife
-from cdm.images.files import hold, read_image, write_image, write_json
+from cdm.evals.sets import ImageSet
+from cdm.images.files import hold, write_image, write_json
 from cdm.images.resize import resize, to_float, to_uint8
 from cdm.samples import file_name, write_samples
 
@@ -32,77 +32,65 @@ SHOWN = 8  # pictures of each run on the page
 def report(cascade, extractor, data, reference, out, n=20, seed=0, batch_size=None):
     """Write the report on a Cascade into the folder `out`; returns the contents of report.json.
 
-    data: the Source whose pictures enter, n of each class; reference: the Source of the real pictures that distances
-    are from, in the features of the Extractor. Raises ValueError for what does not fit, and if `out` was made with
-    other arguments.
+    data: the pictures that enter, n of each class; reference: the real pictures that distances are from, in the
+    features of the Extractor; each what `open_source` takes. Raises ValueError for what does not fit, and if `out` was
+    made with other arguments.
     """
-    out = pathlib.Path(out)
-    real = Real(data, cascade.classes, n)
+    out, stages, settings = pathlib.Path(out), cascade.stages, cascade.settings()
+    scoring.check_finished(stages, settings)
+    real = scoring.Real(data, cascade.classes, n)
+    if len(real.pairs) < scoring.LEAST:
+        raise ValueError(f"`n` (={n}) must be at least {-(-scoring.LEAST // len(real.labels))}: a distance takes "
+                         f"{scoring.LEAST} pictures, and there are {len(real.labels)} classes")
+    entered = [real.at(stage.size) for stage in stages]
     out.mkdir(parents=True, exist_ok=True)
     with hold(out, "out"):
-        scorer = Scorer(extractor, reference, out / "features")
-        about = {"cdm": cdm.__version__, "n": n, "seed": seed, **scorer.protocol,
-                 "entered": len(real.pairs()), "from": len(data),
-                 "stages": {s.name: {"sha256": s.sha256, **settings._asdict()}
-                            for s, settings in zip(cascade.stages, cascade.settings())}}
-        agree(out / "arguments.json", about, "out")
-        made = [_run(cascade, j, real, out, seed, batch_size) for j in range(len(cascade.stages))]
-        result = {**about, "jax": jax.__version__, **_measure(cascade, made, real, scorer)}
+        scorer = scoring.Scorer(extractor, reference, [stage.size for stage in stages], out / "features")
+        data = scoring.about(real.spec, {s.size: scorer.features(one) for s, one in zip(stages, entered)})
+        about = {"cdm": cdm.__version__, "n": n, "seed": seed, **scorer.protocol, "data": {**data, "of": real.of},
+                 "stages": {s.name: {"sha256": s.sha256, **own.as_json()} for s, own in zip(stages, settings)}}
+        rows.agree(out / "arguments.json", about, "out")
+        made = {}
+        for j in range(len(stages)):
+            made |= _run(cascade, j, real, entered[j], out, seed, batch_size)
+        result = {**about, "jax": jax.__version__, **_measure(stages, made, entered, scorer)}
         write_json(out / "report.json", result)
-        page.write_page(out / "report.html", f"A cascade of {len(cascade.stages)} stages",
-                        _page(cascade, result, made, real))
+        page.write_page(out / "report.html", f"A cascade of {len(stages)} stages", _page(stages, result, made, entered))
     return result
 
 
-def _run(cascade, j, real, out, seed, batch_size):
-    """Run the chain from stage j on real input; returns read(k, i): picture i of stage k, [H, W, 3] uint8 or None where
-    the stage handed on a noisy state."""
+def _run(cascade, j, real, entered, out, seed, batch_size):
+    """Run the chain from stage j on real input; returns {(j, k): the ImageSet of what stage k made}."""
     stage, folder = cascade.stages[j], out / f"from_{cascade.stages[j].name}"
+    files = [file_name(cascade.classes, *pair) for pair in real.pairs]
     if j:
         below = folder / cascade.stages[j - 1].name
-        for label, count in real.pairs():
-            path = below / file_name(cascade.classes, label, count)
-            if not path.exists():
-                lowres, _ = pair(stage, real, label, count)
-                write_image(path, to_float(lowres))
-    write_samples(cascade, folder, list(real.records), real.n, seed, batch_size, start_at=stage.name if j else None)
-    files = [file_name(cascade.classes, *pair) for pair in real.pairs()]
-
-    def read(k, i):
-        last = k == len(cascade.stages) - 1
-        path = (folder if last else folder / cascade.stages[k].name) / files[i]
-        return read_image(path) if path.exists() else None
-
-    return read
+        for i, file in enumerate(files):
+            if not (below / file).exists():
+                write_image(below / file, to_float(lowres(stage, entered.read(i))))
+    write_samples(cascade, folder, list(real.labels), real.n, seed, batch_size, start_at=stage.name if j else None)
+    last = len(cascade.stages) - 1
+    return {(j, k): ImageSet(folder if k == last else folder / cascade.stages[k].name, chosen=files)
+            for k in range(j, last + 1)}
 
 
-def pair(stage, real, label, count):
-    """(low-res input, picture), both uint8, of a super-resolution stage."""
-    x0 = real.read(label, count, stage.size)
-    return to_uint8(resize(to_float(x0), stage.lowres_size)), x0
+def lowres(stage, picture):
+    """What a super-resolution stage is given of a real picture: uint8, as a stage below would hand it on."""
+    return to_uint8(resize(to_float(picture), stage.lowres_size))
 
 
-def _measure(cascade, made, real, scorer):
+def _measure(stages, made, entered, scorer):
     """Everything the page tells, JSON-ready."""
-    count, stages = len(real.pairs()), cascade.stages
-    distances, entered = {}, []
+    real, table = [scorer.distance(one) for one in entered], []
+    distances = {at: scorer.distance(one) for at, one in made.items()}
     for k, stage in enumerate(stages):
-        pictures = [real.read(*pair, stage.size) for pair in real.pairs()]
-        entered.append(scorer.distance(scorer.features(count, pictures.__getitem__), stage.size))
-        for j in range(k + 1):
-            if made[j](k, 0) is not None:
-                found = scorer.features(count, lambda i, j=j, k=k: made[j](k, i))
-                distances[j, k] = scorer.distance(found, stage.size)
-    rows = []
-    for k, stage in enumerate(stages):
-        row = {"stage": stage.name, "size": stage.size, "real_pictures": _number(entered[k])}
+        row = {"stage": stage.name, "size": stage.size, "real_pictures": _number(real[k])}
         if k:
-            row |= {"real_input": _number(distances.get((k, k))),
-                    "previous_output": _number(distances.get((k - 1, k))),
-                    "restoration": _restoration(stage, lambda i, k=k: made[k](k, i), real)}
-        rows.append(row | {"whole_chain": _number(distances.get((0, k)))})
+            row |= {"real_input": _number(distances[k, k]), "previous_output": _number(distances[k - 1, k]),
+                    "restoration": _restoration(stage, made[k, k], entered[k])}
+        table.append(row | {"whole_chain": _number(distances[0, k])})
     last = len(stages) - 1
-    chain = [distances[j, last] for j in range(last + 1)] + [entered[last]]
+    chain = [distances[j, last] for j in range(last + 1)] + [real[last]]
 
     def shares(values):
         """Eq. 2 of the last stage's distances, those of one picture of each set or without a block."""
@@ -110,45 +98,51 @@ def _measure(cascade, made, real, scorer):
 
     value = shares(np.array([e.value for e in chain]))
     without = shares(np.array([e.without for e in chain]))
-    return {"distances": rows, "shares": [
-        {"stage": s.name, "share": float(v), "error": jackknife(w), "distance_when_real_enters": _number(e)}
+    return {"distances": table, "shares": [
+        {"stage": s.name, "share": float(v), "error": scoring.jackknife(w), "distance_when_real_enters": _number(e)}
         for s, v, w, e in zip(stages, value, without, chain)]}
 
 
 def _number(estimate):
-    return estimate and {"value": float(estimate.value), "error": estimate.error}
+    return {"value": float(estimate.value), "error": estimate.error}
 
 
-def _restoration(stage, read, real):
+def _restoration(stage, made, entered):
     """Means over the pictures of a stage given real input, beside bicubic enlargement: 8-bit RGB, and consistency."""
     found = []
-    for i, (label, count) in enumerate(real.pairs()):
-        lowres, x0 = pair(stage, real, label, count)
-        bicubic, sample = to_uint8(resize(to_float(lowres), stage.size)), read(i)
+    for i in range(len(made)):
+        x0, sample = entered.read(i), made.read(i)
+        low = to_float(lowres(stage, x0))
+        bicubic = to_uint8(resize(low, stage.size))
         found.append([psnr(sample, x0), psnr(bicubic, x0), ssim(sample, x0), ssim(bicubic, x0),
-                      consistency(sample, to_float(lowres))])
+                      consistency(sample, low)])
     names = ("psnr", "psnr_bicubic", "ssim", "ssim_bicubic", "consistency")
     return {name: float(value) for name, value in zip(names, np.mean(found, axis=0))}
 
 
-def _page(cascade, result, made, real):
+def _page(stages, result, made, entered):
     """The parts of the page."""
-    rows, names = result["distances"], [s.name for s in cascade.stages]
+    found, names = result["distances"], [s.name for s in stages]
     columns = {"real_pictures": "real pictures", "real_input": "real input", "previous_output": "previous output",
                "whole_chain": "whole chain"}
 
-    def text(found):
-        return f"{found['value']:.4f} ± {found['error']:.4f}" if found else "–"
+    def text(number):
+        return f"{number['value']:.4f} ± {number['error']:.4f}" if number else "–"
 
+    data, reference = result["data"], result["reference"]
     parts = [page.paragraph(
-        f"Distances are kernel distances (KID over all pictures at once) in features of "
-        f"{result['metric'].split()[-1]}, of {result['entered']} pictures from {result['reference_pictures']} real ones; "
-        f"± is one standard error by the jackknife. Real input: the stage alone, given real low-res pictures. Previous output: given what the stage "
-        f"below makes of real input. Whole chain: from noise.")]
+        f"Distances are kernel distances (KID over all pictures at once) in features of {result['features']}, of "
+        f"{data['n']} pictures ({data['source']}) from {reference['n']} real ones ({reference['source']}); ± is one "
+        f"standard error by the jackknife. Real input: the stage alone, given real low-res pictures. Previous output: "
+        f"given what the stage below makes of real input. Whole chain: from noise.")]
+    if data["source"] == reference["source"]:
+        parts.append(page.paragraph(
+            "The pictures that entered are among those they are compared with: real pictures, and stages that were "
+            "given real input, come out nearer than they are."))
     parts.append(page.table(["stage", *columns.values()],
-                            [[r["stage"], *(text(r.get(name)) for name in columns)] for r in rows]))
+                            [[r["stage"], *(text(r.get(name)) for name in columns)] for r in found]))
     parts.append(page.bars(names, list(columns.values()), *(
-        [[r[name] and r[name][part] if r.get(name) else None for r in rows] for name in columns]
+        [[r[name] and r[name][part] if r.get(name) else None for r in found] for name in columns]
         for part in ("value", "error")), "kernel distance", "Distance by stage and input"))
     shares = result["shares"]
     parts.append(page.bars(names, ["share"], [[s["share"] for s in shares]], [[s["error"] for s in shares]],
@@ -158,11 +152,13 @@ def _page(cascade, result, made, real):
                              for s in shares]))
     parts.append(page.table(["real input", "PSNR", "bicubic", "SSIM", "bicubic", "consistency, MSE × 1e5"], [
         [r["stage"], f"{m['psnr']:.2f} dB", f"{m['psnr_bicubic']:.2f} dB", f"{m['ssim']:.4f}",
-         f"{m['ssim_bicubic']:.4f}", f"{m['consistency']:.2f}"] for r in rows if (m := r.get("restoration"))]))
-    last, shown = len(names) - 1, range(min(SHOWN, len(real.pairs())))
+         f"{m['ssim_bicubic']:.4f}", f"{m['consistency']:.2f}"] for r in found if (m := r.get("restoration"))]))
+
+    def strip(images):
+        return np.concatenate([images.read(i) for i in range(SHOWN)], axis=1)
+
     for j, name in enumerate(names):
-        strip = np.concatenate([made[j](last, i) for i in shown], axis=1)
-        parts.append(page.picture(strip, f"real input enters at {name}" if j else "the whole chain, from noise"))
-    strip = np.concatenate([real.read(*real.pairs()[i], cascade.stages[-1].size) for i in shown], axis=1)
-    parts.append(page.picture(strip, "the real pictures"))
+        caption = f"real input enters at {name}" if j else "the whole chain, from noise"
+        parts.append(page.picture(strip(made[j, len(names) - 1]), caption))
+    parts.append(page.picture(strip(entered[-1]), "the real pictures"))
     return parts

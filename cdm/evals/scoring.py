@@ -13,19 +13,18 @@ Pictures i of two sets that were made from the same input lie in the same block,
 difference or a ratio of their distances.
 """
 
-import json
-import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
-from cdm.data.reading import read_square
-from cdm.evals.distribution import kernel, within
-from cdm.images.files import replace
+from cdm.evals import statistics
+from cdm.evals.distribution import kernel, tiles, within
+from cdm.evals.extract import extract
+from cdm.evals.sets import ImageSet
 from cdm.stage import slug
 
 BLOCKS = 10
-BATCH = 32  # pictures a call of the extractor
+LEAST = 2 * BLOCKS  # pictures of a distance
 
 
 class Estimate(NamedTuple):
@@ -46,100 +45,96 @@ def jackknife(without):
 
 
 def kernel_distance(x, y, within_y=None):
-    """The Estimate of eq. 1 for x [N, D] and y [M, D], N of at least 2 BLOCKS; `within_y` saves its second term."""
-    if len(x) < 2 * BLOCKS:
-        raise ValueError(f"`n`: a distance takes at least {2 * BLOCKS} pictures, not {len(x)}")
+    """The Estimate of eq. 1 for x [N, D] and y [M, D], N of at least LEAST; `within_y` saves its second term."""
+    if len(x) < LEAST:
+        raise ValueError(f"`n`: a distance takes at least {LEAST} pictures, not {len(x)}")
     within_y = within(y) if within_y is None else within_y
-    inside, across = kernel(x, x), kernel(x, y).mean(axis=1)
-    np.fill_diagonal(inside, 0)
+    member = np.eye(BLOCKS)[np.arange(len(x)) % BLOCKS]  # [N, BLOCKS]
+    inside, across, counts = np.zeros((BLOCKS, BLOCKS)), np.zeros(BLOCKS), member.sum(0)  # sums by block
+    for i, rows in tiles(x):
+        own = member[i : i + len(rows)].T
+        for j, others in tiles(x):
+            k = kernel(rows, others)
+            if i == j:
+                np.fill_diagonal(k, 0)
+            inside += own @ k @ member[j : j + len(others)]
+        for _, others in tiles(y):
+            across += own @ kernel(rows, others).sum(1)
 
     def distance(kept):
-        n = kept.sum()
-        return inside[np.ix_(kept, kept)].sum() / (n * (n - 1)) + within_y - 2 * across[kept].mean()
+        n = counts[kept].sum()
+        return inside[np.ix_(kept, kept)].sum() / (n * (n - 1)) + within_y - 2 * across[kept].sum() / (n * len(y))
 
-    block = np.arange(len(x)) % BLOCKS
-    return Estimate(distance(np.ones(len(x), bool)), np.array([distance(block != b) for b in range(BLOCKS)]))
+    every = np.arange(BLOCKS)
+    return Estimate(distance(every), np.array([distance(every != b) for b in every]))
+
+
+def check_finished(stages, settings):
+    """ValueError if one of these stages takes its input unfinished, so that it has none of pictures."""
+    for stage, own in zip(stages, settings):
+        if own.hand_over == "truncated":
+            raise ValueError(f"`hand_over` (=truncated) of {stage.name} must be non_truncated: its input is to be "
+                             "finished pictures, real ones or those that all candidates are given")
 
 
 class Real:
     """n real pictures of each class of a cascade, or n of all without classes, taken evenly from a source."""
 
-    def __init__(self, source, classes, n):
+    def __init__(self, spec, classes, n):
+        self.spec, self.n = str(spec), n
+        source = ImageSet(spec, argument="data")
         names, own = [slug(name) for name in source.classes], [slug(name) for name in classes]
         if classes and sorted(names) != sorted(own):
             raise ValueError(f"`data` must have the classes of the cascade ({', '.join(classes)}), not "
                              f"{', '.join(source.classes) or 'none'}")
-        self.source, self.n, self.records = source, n, {}
-        labels = np.asarray(source.labels)
+        self.of, self.labels, records = len(source), range(len(own) or 1), {}
         for label, name in enumerate(own or ["sample"]):
-            members = np.flatnonzero(labels == names.index(name)) if own else np.arange(len(source))
+            members = np.flatnonzero(source.labels == names.index(name)) if own else np.arange(len(source))
             if len(members) < n:
                 raise ValueError(f"`n` (={n}) must be at most the {len(members)} pictures of {name} in `data`")
-            self.records[label] = members[np.linspace(0, len(members) - 1, n).astype(int)]
+            records[label] = members[np.linspace(0, len(members) - 1, n).astype(int)]
+        # The counts outside: every block of eq. 2 has all classes.
+        self.pairs = [(label, count) for count in range(n) for label in self.labels]
+        self.names = [source.names[records[label][count]] for label, count in self.pairs]
 
-    def pairs(self):
-        """(label, count) of every picture, the counts outside: every block of eq. 2 has all classes."""
-        return [(label, count) for count in range(self.n) for label in self.records]
-
-    def read(self, label, count, size):
-        """[size, size, 3] uint8."""
-        return read_square(self.source, int(self.records[label][count]), size)
+    def at(self, size):
+        """The ImageSet of them at a size, in the order of `pairs`, which are (label, count)."""
+        return ImageSet(self.spec, size, "data", self.names, real=True)
 
 
 class Scorer:
-    """Distances from the pictures of a source, in the features of one extractor. Features of the reference at each size
-    are kept in `folder`."""
+    """Distances from the real pictures of a source, at several sizes, in the features of one extractor. Features are
+    kept in `folder`, those of the source made at once; `argument` is what errors call it."""
 
-    def __init__(self, extractor, source, folder):
-        self.extractor, self.source = extractor, source
-        self._folder, self._reference = pathlib.Path(folder), {}
+    def __init__(self, extractor, spec, sizes, folder, argument="reference"):
+        self.extractor, self._folder, self._spec = extractor, folder, str(spec)
+        sets = {size: ImageSet(spec, size, argument, real=True) for size in sizes}
+        self._reference = {size: self.features(one) for size, one in sets.items()}
+        if len(next(iter(sets.values()))) < 2:
+            raise ValueError(f"`{argument}` (={spec}) must hold at least 2 pictures")
+        self._within = {}
 
     @property
     def protocol(self):
         """What a card says of it."""
-        return {"metric": f"kernel distance (KID over all pictures), {self.extractor.name}",
-                "extractor_sha256": self.extractor.sha256, "resize": self.extractor.resize,
-                "reference_pictures": len(self.source)}
+        return {"metric": "kernel distance (KID over all pictures)",
+                **statistics.protocol(self.extractor, list(self._reference)),
+                "reference": about(self._spec, self._reference)}
 
-    def features(self, count, read):
-        """[count, D] of the pictures that `read(i)` gives, [H, W, 3] uint8."""
-        found = []
-        for begin in range(0, count, BATCH):
-            images = np.stack([read(i) for i in range(begin, min(begin + BATCH, count))])
-            found.append(self.extractor(images)["pool"])
-        return np.concatenate(found).astype(np.float64)
+    def features(self, images):
+        """The Features of an ImageSet."""
+        return extract(images, self.extractor, self._folder)
 
-    def reference(self, size):
-        """(features [M, D], their eq. 1 term) of the source at `size`."""
-        if size not in self._reference:
-            path = self._folder / f"reference_{self.extractor.name}_{size}.npy"
-            if path.exists():
-                found = np.load(path)
-            else:
-                found = self.features(len(self.source), lambda i: read_square(self.source, i, size))
-                replace(path, lambda p: _save(p, found))
-            self._reference[size] = found, within(found)
-        return self._reference[size]
-
-    def distance(self, features, size):
-        """The Estimate of features of pictures at `size`."""
-        return kernel_distance(features, *self.reference(size))
+    def distance(self, images):
+        """The Estimate of an ImageSet of one of the sizes."""
+        size, x = images.size[0], self.features(images).parts["pool"]
+        y = self._reference[size].parts["pool"]
+        if size not in self._within:
+            self._within[size] = within(y)
+        return kernel_distance(x, y, self._within[size])
 
 
-def _save(path, array):
-    with open(path, "wb") as f:
-        np.save(f, array)
-
-
-def agree(path, about, argument):
-    """Write what a work folder is for into a new one, or check that an old one is for the same."""
-    path = pathlib.Path(path)
-    about = json.loads(json.dumps(about))
-    if path.exists():
-        old = json.loads(path.read_text())
-        differ = sorted(name for name in old.keys() | about.keys() if old.get(name) != about.get(name))
-        if differ:
-            raise ValueError(f"`{argument}` (={path.parent}) holds work with other arguments; these differ: "
-                             f"{', '.join(differ)}")
-    else:
-        replace(path, lambda p: p.write_text(json.dumps(about, indent=2) + "\n"))
+def about(spec, features):
+    """What a card says of a set of pictures whose Features at several sizes are {size: Features}."""
+    return {"source": spec, "n": len(next(iter(features.values()))),
+            "sha256": {str(size): of.sha256 for size, of in features.items()}}

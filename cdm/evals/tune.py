@@ -2,7 +2,7 @@
 
 A candidate is a stage's Settings. All candidates of a stage sample the same images of the same seed, from the same
 low-res images, which the stages below made once with what was found for them (Ho et al. 2021, sec. 4.2: the search over
-the augmentation level needs only stored z_0). The candidates are halved in rungs (successive halving, Jamieson & Talwalkar
+low-res images, which the stages below made once with what was found for them (Ho et al. 2021, sec. 4.2: the search over
 2016): of a budget of B images a stage, rung r of R gives each of its |S_r| candidates
 
     n_r = B / (R |S_r|) images,   |S_0| all candidates,   |S_{r+1}| = half of |S_r|, but FINAL at least           (1)
@@ -22,9 +22,10 @@ import numpy as np
 
 import cdm
 from cdm.cascade import load_cascade, write_sampling
-from cdm.evals import page
-from cdm.evals.scoring import BLOCKS, Scorer, agree, jackknife
-from cdm.images.files import hold, read_image, replace, write_json
+from cdm.evals import page, rows
+from cdm.evals.scoring import LEAST, Scorer, check_finished, jackknife
+from cdm.evals.sets import ImageSet
+from cdm.images.files import hold, write_json
 from cdm.samples import file_name, write_samples
 from cdm.settings import OPTIONS, settings_of
 
@@ -68,7 +69,7 @@ def rungs(count, budget, classes):
     while sizes[-1] > FINAL:
         sizes.append(max(FINAL, sizes[-1] // 2))
     found = [(size, budget // (len(sizes) * size * classes)) for size in sizes]
-    least = -(-2 * BLOCKS // classes)  # of each class, for an error
+    least = -(-LEAST // classes)  # of each class, for an error
     if found[0][1] < least:
         raise ValueError(f"`budget` (={budget}) must be at least {least * len(sizes) * count * classes} images a "
                          f"stage, for {count} candidates in {len(sizes)} rungs and {classes} classes")
@@ -82,9 +83,8 @@ class Search:
         self.cascade, self.scorer, self.work = cascade, scorer, pathlib.Path(work)
         self._seed, self._batch_size = seed, batch_size
         self._path, self._labels = self.work / "rows.jsonl", range(max(len(cascade.classes), 1))
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
-        self.rows = [row for row in map(_row, lines) if row]
-        replace(self._path, lambda p: p.write_text("".join(json.dumps(row) + "\n" for row in self.rows)))
+        self.rows = rows.read(self._path)
+        rows.write(self._path, self.rows)  # without half of the last one
 
     def stage(self, k, settings, budget):
         """Search stage k among the list of Settings; returns {"stage", "winner", "rungs", "rows"}, and the cascade has
@@ -127,8 +127,7 @@ class Search:
         write_samples(self.cascade, folder, self._labels, n, self._seed, self._batch_size,
                       start_at=stage.name if k else None, stop_at=stage.name)
         files = [file_name(self.cascade.classes, label, count) for count in range(n) for label in self._labels]
-        features = self.scorer.features(len(files), lambda i: read_image(folder / files[i]))
-        score = self.scorer.distance(features, stage.size)
+        score = self.scorer.distance(ImageSet(folder, chosen=files))
         row |= {"score": float(score.value), "error": score.error, "evaluations": cost(settings),
                 "without": [float(v) for v in score.without]}
         with self._path.open("a") as f:
@@ -142,21 +141,14 @@ def _chosen(settings):
     return {name: value for name, value in settings.as_json().items() if value is not None}
 
 
-def _row(line):
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:  # the last line of a process that was killed
-        return None
-
-
 def tune(folder, extractor, reference, work, budget=2000, seed=0, stages=None, batch_size=None, **values):
-    """Search the settings of `stages` (names; None for all) of the cascade in `folder`, and write what was found of them
-    into its cascade.json, the whole table into its tune.json and tune.html, beside what is there of other stages;
+    """Search the settings of `stages` (names; None for all) of the cascade in `folder`, and write what was found of
+    them into its cascade.json, the whole table into its tune.json and tune.html, beside what is there of other stages;
     returns what of tune.json is of this search, a list with an entry a stage.
 
-    reference: the Source of the real pictures that distances are from, in the features of the Extractor; work: a folder
-    for samples and measurements, which goes on from the settings that the cascade had when it was begun; values:
-    sequences of those of `candidates`.
+    reference: the real pictures that distances are from (what `open_source` takes), in the features of the Extractor;
+    work: a folder for samples and measurements, which goes on from the settings that the cascade had when it was begun;
+    values: sequences of those of `candidates`.
     """
     cascade, work, folder = load_cascade(folder), pathlib.Path(work), pathlib.Path(folder)
     if not (folder / "cascade.json").exists():
@@ -168,6 +160,7 @@ def tune(folder, extractor, reference, work, budget=2000, seed=0, stages=None, b
     if values.get("aug_level") is not None and not any(chosen):
         raise ValueError(f"`aug_level` (={values['aug_level']}) must go with a super-resolution stage, not {names[0]}")
     tried, now = {}, cascade.settings()
+    check_finished(*([every[k] for k in chosen] for every in (cascade.stages, now)))
     for k in sorted(chosen):
         mine = {name: value for name, value in values.items() if k or name != "aug_level"}
         tried[k] = candidates(cascade.stages[k], now[k], cascade.guides.get(names[k]), **mine)
@@ -175,15 +168,16 @@ def tune(folder, extractor, reference, work, budget=2000, seed=0, stages=None, b
         rungs(len(settings), budget, max(len(cascade.classes), 1))
     work.mkdir(parents=True, exist_ok=True)
     with hold(work, "workdir"):
-        scorer = Scorer(extractor, reference, work)
+        scorer = Scorer(extractor, reference, [cascade.stages[k].size for k in tried], work / "features", "data")
         about = {"cdm": cdm.__version__, "seed": seed, "budget": budget, **scorer.protocol,
                  "stages": {s.name: s.sha256 for s in cascade.stages}, "before": dict(cascade.sampling),
                  "searched": {names[k]: [_chosen(s) for s in settings] for k, settings in tried.items()}}
-        agree(work / ARGUMENTS, about, "workdir")
+        rows.agree(work / ARGUMENTS, about, "workdir")
         search = Search(cascade, scorer, work, seed, batch_size)
         found = [search.stage(k, settings, budget) for k, settings in tried.items()]
-    found = [{**part, "rows": [{name: value for name, value in row.items() if name != "without"} for row in part["rows"]],
-              "about": {**about, "searched": about["searched"][part["stage"]]}} for part in found]
+    for part in found:
+        part["rows"] = [{name: value for name, value in row.items() if name != "without"} for row in part["rows"]]
+        part["about"] = {**about, "searched": about["searched"][part["stage"]]}
     _keep(folder, names, found)
     return found
 
@@ -202,8 +196,8 @@ def _keep(folder, names, found):
 
 def _page(parts):
     shown = [page.paragraph(
-        "Distances are kernel distances, ± one standard error. Successive halving; the winner is the cheapest within two "
-        "standard errors of the best. Every candidate of a stage saw the same low-res images.")]
+        "Distances are kernel distances, ± one standard error. Successive halving; the winner is the cheapest within "
+        "two standard errors of the best. Every candidate of a stage saw the same low-res images.")]
     for part in parts:
         shown += _stage(part)
     return shown
@@ -213,8 +207,8 @@ def _stage(part):
     """The pieces of the page for one stage."""
     about = part["about"]
     pieces = [f"<h2>{part['stage']}</h2>", page.paragraph(
-        f"In features of {about['metric'].split()[-1]}, from {about['reference_pictures']} real pictures; "
-        f"{about['budget']} images.")]
+        f"In features of {about['features']}, from {about['reference']['n']} real pictures "
+        f"({about['reference']['source']}); {about['budget']} images.")]
     last = max(row["n"] for row in part["rows"])
     names = dict.fromkeys(name for row in part["rows"] for name in row["settings"])
     # A setting of one sampler alone is not among those of the others.
@@ -229,11 +223,11 @@ def _stage(part):
     pieces.append(page.points(shown, "network evaluations an image", "kernel distance",
                               "The last rung; the winner is ringed",
                               (won["evaluations"], won["score"], won["error"])))
-    rows = sorted(part["rows"], key=lambda row: (-row["n"], row["score"]))
-    same = {name: value for name, value in part["winner"].items() if name not in tried}
-    pieces.append(page.paragraph("The same for all: " + ", ".join(f"{name} {value}" for name, value in same.items())))
+    table = sorted(part["rows"], key=lambda row: (-row["n"], row["score"]))
+    same = [f"{name} {value}" for name, value in part["winner"].items() if name not in tried]
+    pieces.append(page.paragraph(f"The same for all: {', '.join(same)}"))
     pieces.append(page.table([*tried, "images a class", "evaluations", "distance"], [
         [*(row["settings"].get(n, "–") for n in tried), row["n"], row["evaluations"],
-         f"{row['score']:.4f} ± {row['error']:.4f}"] for row in rows],
-        [i for i, row in enumerate(rows) if row is won]))
+         f"{row['score']:.4f} ± {row['error']:.4f}"] for row in table],
+        [i for i, row in enumerate(table) if row is won]))
     return pieces
