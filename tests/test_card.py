@@ -47,6 +47,18 @@ def test_the_difference_of_two_cards_has_an_interval_that_holds_too():
     assert np.mean(held) == pytest.approx(0.95, abs=0.025)
 
 
+def test_the_same_pictures_are_compared_one_by_one():
+    random = np.random.default_rng(0)
+    pictures, names = random.normal(0, 5, 20), [str(i) for i in range(20)]
+    made = [{**A, "results": {"x": card.summary(pictures + random.normal(shift, 0.1, 20))}, "about": {"names": names}}
+            for shift in (0, 1)]
+    low, high = card.compare(*made)["x"]["interval"]
+    assert 0.8 < low < 1 < high < 1.2
+    other = {**made[1], "about": {"names": [f"other {name}" for name in names]}}
+    low, high = card.compare(made[0], other)["x"]["interval"]
+    assert low < -1 and high > 3
+
+
 def test_the_metrics_that_both_have_are_compared():
     found = card.compare(A, {**A, "results": {"fd_lite0": card.summary([3.5, 4.5, 7.0]), "chance": 0.25}})
     assert found["fd_lite0"]["difference"] == pytest.approx(1) and found["chance"]["difference"] == -0.25

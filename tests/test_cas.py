@@ -18,7 +18,7 @@ from PIL import Image
 
 from cdm.data.sources import open_source
 from cdm.evals import cas, classifier
-from cdm.evals.cas import aligned, digest, score, summary, wilson
+from cdm.evals.cas import aligned, digest, score, summary
 from cdm.evals.networks import resnet
 from cdm.training.checkpoints import Checkpoints
 from cdm.training.stop import Stopped
@@ -201,13 +201,6 @@ def test_summary_of_predictions():
     assert details["confusion"] == {"a": {"a": 2, "b": 1}, "b": {"b": 1}}
     six, _ = summary(np.zeros(6, int), np.arange(6), np.arange(6), "abcdef")
     assert six["top1"]["mean"] == pytest.approx(1 / 6) and six["top5"]["mean"] == pytest.approx(5 / 6)
-
-
-def test_wilsons_interval_solves_its_equation():
-    """Its ends are the shares p from which the one seen is 1.96 standard errors away."""
-    for right, count in ((0, 10), (7, 10), (360, 360), (55, 360)):
-        for end in wilson(right / count, count):
-            assert abs(right / count - end) == pytest.approx(1.959964 * (end * (1 - end) / count) ** 0.5, abs=1e-6)
 
 
 def test_a_crop_is_of_its_key_and_a_part_of_the_image():

@@ -13,7 +13,8 @@ from PIL import Image
 from scipy import stats as scipy_stats
 
 from cdm import cli
-from cdm.evals.study import design, stats
+from cdm.evals import intervals
+from cdm.evals.study import design
 from cdm.evals.study.pictures import Folders
 from cdm.evals.study.report import summarize
 from cdm.evals.study.store import GONE, Store, create
@@ -63,26 +64,26 @@ def test_an_assignment_is_drawn_from_the_seed_and_random_in_every_respect():
 def test_wilson_is_that_of_scipy_and_solves_its_equation():
     for trials in (1, 2, 7, 50, 2500):
         for fooled in {0, 1, trials // 3, trials - 1, trials}:
-            low, high = stats.wilson(fooled, trials)
+            low, high = intervals.wilson(fooled, trials)
             other = scipy_stats.binomtest(fooled, trials).proportion_ci(method="wilson")
             assert np.allclose((low, high), other, atol=1e-12) and 0 <= low <= fooled / trials <= high <= 1
             for end in {low, high} - {0.0, 1.0}:
-                assert np.isclose(abs(fooled / trials - end), stats.Z * np.sqrt(end * (1 - end) / trials))
+                assert np.isclose(abs(fooled / trials - end), intervals.Z * np.sqrt(end * (1 - end) / trials))
     # Brown, Cai and DasGupta 2001 and any text book: 0 of 10 and 5 of 10.
-    assert np.allclose(stats.wilson(0, 10), (0, 0.2775), atol=5e-5)
-    assert np.allclose(stats.wilson(5, 10), (0.2366, 0.7634), atol=5e-5)
+    assert np.allclose(intervals.wilson(0, 10), (0, 0.2775), atol=5e-5)
+    assert np.allclose(intervals.wilson(5, 10), (0.2366, 0.7634), atol=5e-5)
 
 
 def test_the_interval_over_raters_is_wilsons_when_raters_are_alike_and_wider_when_not():
     random, trials = np.random.default_rng(0), np.full((400, 2), 25)
     rates = np.stack([np.full(400, 0.4), random.beta(2, 3, 400)], axis=1)  # both of mean 0.4
     fooled = random.binomial(trials, rates)
-    low, high = stats.over_raters(fooled, trials, 0)
-    wilson = np.array([stats.wilson(k, 400 * 25) for k in fooled.sum(0)]).T
+    low, high = intervals.over_raters(fooled, trials, 0)
+    wilson = np.array([intervals.wilson(k, 400 * 25) for k in fooled.sum(0)]).T
     width = (high - low) / (wilson[1] - wilson[0])
     # Variance of a mean of 25 with a beta rate of variance 0.04 over that of a binomial one: 1 + 24 * 0.04 / 0.24 = 5.
     assert abs(width[0] - 1) < 0.1 and abs(width[1] - 5**0.5) < 0.2
-    assert np.isnan(stats.over_raters(fooled[:1], trials[:1], 0)).all()
+    assert np.isnan(intervals.over_raters(fooled[:1], trials[:1], 0)).all()
 
 
 # Pictures, protocol, store
@@ -200,7 +201,7 @@ def test_the_report_counts_what_was_answered(make_study, tmp_path, capsys):
     assert results["answers"]["left_chosen"] == pytest.approx(0.5, abs=0.3)
     a, b = (results["methods"][name] for name in "ab")
     assert a["trials"] == b["trials"] == 12 and a["fooled"] == 0 and b["fooled"] == 10
-    assert b["wilson_95"] == list(stats.wilson(10, 12)) and b["raters_95"][0] <= b["fool_rate"] <= b["raters_95"][1]
+    assert b["wilson_95"] == list(intervals.wilson(10, 12)) and b["raters_95"][0] <= b["fool_rate"] <= b["raters_95"][1]
     assert b["reaction_ms"]["median"] == 500
     for name, method in itertools.product(NAMES, "ab"):
         row = results["images"][name][method]
@@ -254,7 +255,7 @@ def test_mistakes_are_one_line_and_leave_no_store(study_folders, tmp_path, capsy
         return _mistake("serve", "--store", store, "--real", tmp_path / real, "--methods",
                         f"a={tmp_path / method}", *more, capsys=capsys)
 
-    assert "`real`" in mistake(real="empty") and "there are none" in mistake(real="empty")
+    assert "`real`" in mistake(real="empty") and "there are none in it" in mistake(real="empty")
     assert "`methods a`" in mistake(method="nowhere")
     assert "`lowres` must be a folder" in mistake("--task", 1)
     assert "`lowres`" in mistake("--task", 2, "--lowres", tmp_path / "lowres")
@@ -279,7 +280,7 @@ def test_mistakes_are_one_line_and_leave_no_store(study_folders, tmp_path, capsy
 def test_without_the_extra_serving_is_a_mistake(tmp_path, capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "cdm.evals.study.app")
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert "pip install 'cdm[study]'" in _mistake("serve", "--store", tmp_path / "s.sqlite", capsys=capsys)
+    assert "pip install '.[study]'" in _mistake("serve", "--store", tmp_path / "s.sqlite", capsys=capsys)
 
 
 def test_a_file_that_is_no_study_and_a_study_without_answers_are_mistakes(make_study, tmp_path, capsys):

@@ -11,15 +11,14 @@ Two cards that differ in protocol are refused, by the name of the first field th
 """
 
 import json
-import math
 import pathlib
 import platform
 
 import jax
 import numpy as np
-from scipy.special import stdtrit
 
 import cdm
+from cdm.evals import intervals
 from cdm.images.files import write_json
 
 SCHEMA_VERSION = 1
@@ -36,8 +35,7 @@ def summary(values):
     values = [float(v) for v in values]
     found = {"mean": float(np.mean(values)), "blocks": values}
     if len(values) > 1:
-        half = float(stdtrit(len(values) - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-        found["interval"] = [found["mean"] - half, found["mean"] + half]
+        found["interval"] = intervals.student(values)
     return found
 
 
@@ -82,29 +80,23 @@ def _values(results, name=""):
 
 
 def compare(a, b):
-    """{metric: {"a", "b", "difference": b - a, "interval"}} of two cards of one protocol, of the metrics in both; the
-    interval is Welch's, where both have several blocks. ValueError names the first field that differs."""
+    """{metric: {"a", "b", "difference": b - a, "interval"}} of two cards of one protocol, of the metrics in both.
+    Where both have several blocks, the interval is Welch's, or Student's of the differences where a block is a picture
+    (`about.names`) and both are of the same ones. ValueError names the first field that differs."""
     fields = [dict(_fields({"kind": card["kind"], **card["protocol"]})) for card in (a, b)]
     for name in [*fields[0], *(name for name in fields[1] if name not in fields[0])]:
         ours, theirs = (found.get(name, "not there") for found in fields)
         if ours != theirs:
             raise ValueError(f"`{name}` must be equal for two cards to be compared; it is {ours} and {theirs}")
     found, others = {}, dict(_values(b["results"]))
+    pictures = [card.get("about", {}).get("names") for card in (a, b)]
     for name, ours in _values(a["results"]):
         if name not in others:
             continue
         theirs = others[name]
         found[name] = {"a": ours["mean"], "b": theirs["mean"], "difference": theirs["mean"] - ours["mean"]}
-        if min(len(ours.get("blocks", ())), len(theirs.get("blocks", ()))) > 1:
-            found[name]["interval"] = _welch(ours["blocks"], theirs["blocks"])
+        blocks = [value.get("blocks", ()) for value in (ours, theirs)]
+        if min(map(len, blocks)) > 1:
+            found[name]["interval"] = (intervals.student(np.subtract(blocks[1], blocks[0]))
+                                       if pictures[0] and pictures[0] == pictures[1] else intervals.welch(*blocks))
     return found
-
-
-def _welch(a, b):
-    """95 % of the difference of two means, of samples whose variances may differ."""
-    parts = [(np.var(x, ddof=1) / len(x), len(x) - 1) for x in (a, b)]
-    error = sum(v for v, _ in parts)
-    freedom = error**2 / sum(v**2 / n for v, n in parts) if error else 1.0
-    half = float(stdtrit(freedom, 0.975) * math.sqrt(error))
-    difference = float(np.mean(b) - np.mean(a))
-    return [difference - half, difference + half]

@@ -24,10 +24,10 @@ from cdm.data.decode import Unreadable
 from cdm.data.reading import read_square
 from cdm.data.sources import open_source
 from cdm.data.threads import in_order
-from cdm.evals import classifier
+from cdm.evals import classifier, rows
+from cdm.evals.intervals import wilson
 from cdm.images.files import hold, write_json
 from cdm.stage import slug
-from cdm.training.run import differences
 from cdm.training.stop import on_sigterm
 
 # What a network is trained with unless told otherwise; the rate is that of a batch of 256.
@@ -39,7 +39,6 @@ NETWORKS = {
 AUGMENTS = {"imagenet": dict(area=0.08, flip=True), "small": dict(area=0.5, flip=True),
             "none": dict(area=1.0, flip=False)}
 CACHE = 2**31  # bytes: smaller training sets are kept decoded in memory
-Z = 1.959964  # of a 95 % interval
 
 
 class Labelled:
@@ -114,28 +113,22 @@ def digest(source, size, name):
     return sha.hexdigest()
 
 
-def wilson(share, count):
-    """The 95 % interval of a share of `count` (Wilson 1927)."""
-    z2 = Z**2 / count
-    middle, half = share + z2 / 2, Z * (share * (1 - share) / count + z2 / (4 * count)) ** 0.5
-    return [(middle - half) / (1 + z2), (middle + half) / (1 + z2)]
-
-
 def summary(predicted, rank, labels, classes):
     """(results, details) of predictions [N] with the rank [N] of the right class: the accuracies as a card has them,
     and what became of each real class; the confusion leaves zeros out."""
     table = np.zeros([len(classes)] * 2, int)
     np.add.at(table, (labels, predicted), 1)
     counts, right, total = table.sum(1), np.diag(table), len(labels)
-    shares = {"top1": right.sum() / total}
+    known = {"top1": int(right.sum())}
     if len(classes) > 5:
-        shares["top5"] = np.mean(rank < 5)
-    results = {name: {"mean": float(share), "blocks": [float(share)], "interval": wilson(float(share), total)}
-               for name, share in shares.items()}
+        known["top5"] = int(np.sum(rank < 5))
+    results = {name: {"mean": n / total, "blocks": [n / total], "interval": list(wilson(n, total))}
+               for name, n in known.items()}
     even = float(np.mean(right / counts))
     return results | {"mean_over_classes": {"mean": even, "blocks": [even]}}, {
         "classes": {name: {"images": int(n), "top1": r / n} for name, n, r in zip(classes, counts, right)},
-        "confusion": {name: {classes[j]: int(row[j]) for j in np.flatnonzero(row)} for name, row in zip(classes, table)},
+        "confusion": {name: {classes[j]: int(row[j]) for j in np.flatnonzero(row)}
+                      for name, row in zip(classes, table)},
     }
 
 
@@ -154,12 +147,7 @@ def _config(network, size, augment, balance, count, images, batch_size, seed):
 def _scored(folder, about, source, reference, config, asked):
     """The `summary` of a training in its folder, done as far as it is not; `about` is all that it rests on."""
     folder.mkdir(exist_ok=True)
-    if (folder / "about.json").exists():
-        changed = differences(json.loads((folder / "about.json").read_text()), about)
-        if changed:
-            raise ValueError(f"`workdir` (={folder.parent}) holds a score of other arguments; these differ: "
-                             f"{', '.join(changed)}")
-    write_json(folder / "about.json", about)
+    rows.agree(folder / "about.json", about, "workdir")
     if not (folder / "result.json").exists():
         state = classifier.train(source, config, folder, asked)
         found = classifier.test(state, reference, config)
@@ -195,8 +183,8 @@ def score(images, reference, run, baseline=None, network="resnet50", epochs=None
         for argument in [name for name in specs if name != "reference"]:
             source, (least, *_, most) = sets[argument], sorted(sets[argument].counts().tolist())
             if least < most:
-                say(f"warning: {names[argument]} has from {least} to {most} images of a class; classes are drawn equally "
-                    "often")
+                say(f"warning: {names[argument]} has from {least} to {most} images of a class; classes are drawn "
+                    "equally often")
             config = _config(network, size, augment, least < most, len(source), seen, batch_size, seed)
             rests = {name: part for name, part in config.to_dict().items() if name != "data"}
             about = {**rests, "images": known[argument], "reference": known["reference"],

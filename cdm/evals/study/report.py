@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 import cdm
-from cdm.evals.study import stats
+from cdm.evals import intervals
+from cdm.evals.page import table
 from cdm.images.files import replace, write_json
 
 SHOWN = 4  # best and worst pictures of a method on the page
@@ -30,7 +31,7 @@ def _spread(values):
 
 def _rate(fooled, trials):
     return {"trials": int(trials), "fooled": int(fooled), "fool_rate": float(fooled / trials),
-            "wilson_95": list(stats.wilson(fooled, trials))}
+            "wilson_95": list(intervals.wilson(fooled, trials))}
 
 
 def summarize(store):
@@ -48,7 +49,7 @@ def summarize(store):
         at = raters.index(t["rater"]), t["image"], t["method"]
         views[at] += 1
         fooled[at] += t["chosen_side"] != t["real_side"]
-    low, high = stats.over_raters(fooled.sum(1), views.sum(1), protocol["seed"])
+    low, high = intervals.over_raters(fooled.sum(1), views.sum(1), protocol["seed"])
 
     methods, images, order = {}, {name: {} for name in protocol["images"]}, {}
     for m, method in enumerate(protocol["methods"]):
@@ -81,7 +82,8 @@ def summarize(store):
     return {
         "kind": "study",
         "protocol": {**protocol, "hash": store.hash, "raters": len(raters), "counted": "raters who finished",
-                     "intervals": f"95 %: Wilson score; percentiles of {stats.RESAMPLES} bootstrap samples of raters",
+                     "intervals": f"95 %: Wilson score; percentiles of {intervals.RESAMPLES} bootstrap samples of "
+                                  "raters",
                      "cdm": cdm.__version__},
         "results": results,
     }
@@ -129,13 +131,6 @@ def figure(results):
     return "".join(out) + "</svg>\n"
 
 
-def _table(head, rows):
-    def line(cells, tag):
-        return "<tr>" + "".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
-
-    return "<table>" + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table>"
-
-
 def _strip(store, method, names, images):
     """Pictures side by side: the real one, the method's, and the low-res one if it was shown."""
     out, version = [], 1 + store.protocol["methods"].index(method)
@@ -156,7 +151,7 @@ def page(store, report):
     """The report as HTML that needs nothing else."""
     protocol, results = report["protocol"], report["results"]
     raters, answers = results["raters"], results["answers"]
-    methods = _table(
+    methods = table(
         ("method", "trials", "fooled", "fool rate, %", "95 %, Wilson", "95 %, over raters",
          "reaction, s: median (quartiles)"),
         [(name, m["trials"], m["fooled"], _percent(m["fool_rate"]), _interval(m["wilson_95"]),
@@ -169,7 +164,7 @@ def page(store, report):
                      + _strip(store, method, order[:count], results["images"]) + "<h3>Least often</h3>"
                      + _strip(store, method, order[::-1][:count], results["images"]))
     names = list(results["methods"])
-    images = _table(("picture", *(f"{name}: fooled of trials, 95 %" for name in names)), [
+    images = table(("picture", *(f"{name}: fooled of trials, 95 %" for name in names)), [
         (image, *(f"{row[name]['fooled']} of {row[name]['trials']}, {_interval(row[name]['wilson_95'])}"
                   if name in row else "–" for name in names)) for image, row in results["images"].items()])
     facts = [(key.replace("_", " "), f"{len(value)}, from {value[0]} to {value[-1]}" if key == "images" else
@@ -177,8 +172,8 @@ def page(store, report):
     viewed = answers["viewed_ms"]
     counts = (
         f"Raters: {raters['begun']} began, {raters['finished']} finished; {raters['left_out']} did not and are left "
-        f"out, with {answers['left_out']} answers. Answers counted: {answers['counted']}. The left picture was chosen in "
-        f"{_percent(answers['left_chosen'])} % of them. Pictures were on the screen for "
+        f"out, with {answers['left_out']} answers. Answers counted: {answers['counted']}. The left picture was chosen "
+        f"in {_percent(answers['left_chosen'])} % of them. Pictures were on the screen for "
         f"{viewed['least'] / 1000:.2f} to {viewed['most'] / 1000:.2f} s, median {viewed['median'] / 1000:.2f} s; "
         f"{answers['handed_out_again']} of the pairs were handed out more than once (a reload, a second tab, a "
         f"repeated request). Answered by "
@@ -187,7 +182,7 @@ def page(store, report):
     template = importlib.resources.files("cdm.evals.study") / "pages" / "report.html"
     return string.Template(template.read_text(encoding="utf-8")).substitute(
         question=escape(protocol["question"]), figure=figure(results), methods=methods, counts=escape(counts),
-        shown="".join(shown), images=images, protocol=_table(("protocol", ""), facts))
+        shown="".join(shown), images=images, protocol=table(("protocol", ""), facts))
 
 
 def write_report(store, out):

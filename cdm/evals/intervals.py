@@ -1,18 +1,41 @@
-"""Intervals of a fool rate.
+"""Intervals of 95 %.
 
-The Wilson score interval of a share p = k / n (Wilson, JASA 22 (1927), 209-212): the pi for which |p - pi| is at most z
-standard errors sqrt(pi (1 - pi) / n), which are
+Of a mean of n values, Student's t: the mean +- t(n - 1) s / sqrt n; of the difference of two means of values whose
+variances may differ, Welch's.
+
+Of a share p = k / n, the Wilson score interval (Wilson, JASA 22 (1927), 209-212): the pi for which |p - pi| is at most
+z standard errors sqrt(pi (1 - pi) / n), which are
 
     (p + z^2 / 2n  +-  z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)                          (1)
 
-It holds for independent trials. Those of a rater are not: some people see more than others. The interval that allows
-for that resamples whole raters (a cluster bootstrap, percentiles).
+It holds for independent trials. Those of a rater in a study are not: some people see more than others. The interval
+that allows for that resamples whole raters (a cluster bootstrap, percentiles).
 """
 
+import math
+
 import numpy as np
+from scipy.special import stdtrit
 
 Z = 1.959963984540054  # 97.5 % of a standard normal distribution
 RESAMPLES = 10_000
+
+
+def student(values):
+    """[low, high] of the mean of two or more values."""
+    half = float(stdtrit(len(values) - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    mean = float(np.mean(values))
+    return [mean - half, mean + half]
+
+
+def welch(a, b):
+    """[low, high] of the mean of b less that of a, two or more values each."""
+    parts = [(np.var(x, ddof=1) / len(x), len(x) - 1) for x in (a, b)]
+    error = sum(v for v, _ in parts)
+    freedom = error**2 / sum(v**2 / n for v, n in parts) if error else 1.0
+    half = float(stdtrit(freedom, 0.975) * math.sqrt(error))
+    difference = float(np.mean(b) - np.mean(a))
+    return [difference - half, difference + half]
 
 
 def wilson(successes, trials):
