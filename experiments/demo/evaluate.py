@@ -23,6 +23,7 @@ from cdm.cascade import image_keys, shipped
 from cdm.data.reading import read_square
 from cdm.data.sources import FluentEmoji
 from cdm.diffusion import process
+from cdm.evals.restoration import psnr
 from cdm.images import augment
 from cdm.images.files import write_json
 from cdm.images.resize import resize, to_float, to_uint8
@@ -77,12 +78,6 @@ def wiener_table(stage):
     return rows
 
 
-def psnr(a, b):
-    """Mean PSNR of [N, H, W, 3] uint8 pairs, peak 255."""
-    mse = np.mean((a.astype(np.float64) - b) ** 2, axis=(1, 2, 3))
-    return float(np.mean(10 * np.log10(255**2 / np.maximum(mse, 1e-9))))
-
-
 def sr_table(stage):
     """Section 2 for one stage."""
     images, labels = load("heldout", stage.size)
@@ -98,7 +93,8 @@ def sr_table(stage):
 
     x0 = to_uint8(in_batches(predict, noise, labels, lowres, size=8))
     bicubic = to_uint8(np.asarray(resize(lowres, stage.size)))
-    row = {"stage": stage.name, "psnr": psnr(x0, images), "psnr_bicubic": psnr(bicubic, images)}
+    row = {"stage": stage.name, **{name: float(np.mean([psnr(*pair) for pair in zip(made, images)]))
+                                   for name, made in (("psnr", x0), ("psnr_bicubic", bicubic))}}
     return {**row, "gain": row["psnr"] - row["psnr_bicubic"]}
 
 

@@ -20,17 +20,12 @@ from PIL import Image
 
 from cdm.data.sources import Pictures
 from cdm.evals.restoration import measures
+from cdm.evals.stages import bicubic, lanczos
 from cdm.images.files import write_json
-from cdm.images.resize import resize, to_float, to_uint8
+from cdm.images.resize import resize, to_float
 
 PUBLISHED = {"set5": 28.42, "set14": 26.00, "bsd100": 25.96}
 GREY = 20 * np.log10(255 / 219)
-
-
-def lanczos(lowres, size):
-    """[h, w, 3] in [-1, 1] by Pillow's Lanczos filter, in float."""
-    return np.stack([np.asarray(Image.fromarray(channel).resize(size[::-1], Image.Resampling.LANCZOS))
-                     for channel in np.moveaxis(lowres, -1, 0)], axis=-1)
 
 
 def measure(data, scale):
@@ -41,9 +36,9 @@ def measure(data, scale):
         height, width = (side // scale * scale for side in image.shape[:2])
         image = image[:height, :width]
         lowres = resize(to_float(image), (height // scale, width // scale))
-        for name, enlarge in (("bicubic", resize), ("lanczos", lanczos)):
-            row = measures(to_uint8(enlarge(lowres, (height, width))), image, ("rgb", "y"), scale, lowres)
-            rows[name].append(row | {"psnr_y_grey_as_is": row["psnr_y"] - grey * GREY})
+        for enlarge in (bicubic, lanczos):
+            row = measures(enlarge(lowres, (height, width)), image, ("rgb", "y"), scale, lowres)
+            rows[enlarge.__name__].append(row | {"psnr_y_grey_as_is": row["psnr_y"] - grey * GREY})
     return {"pictures": len(source), **{
         name: {metric: float(np.mean([row[metric] for row in found])) for metric in found[0]}
         for name, found in rows.items()}}
