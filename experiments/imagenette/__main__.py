@@ -1,20 +1,24 @@
 """A cascade of photographs, 32 -> 64 -> 128, ten classes of ImageNet (Imagenette), from pictures to the whole report.
 
+    cdm eval weights lite0
     python -m experiments.imagenette --data imagenette128 --runs runs/imagenette --out experiments/imagenette
 
-`--data` is a folder with train/ and val/, each of class folders. Everything is resumable: the same command goes on where
-it was stopped. It packs the pictures a size a stage, trains the three stages by the configs beside this file, searches the
-settings against training pictures (`cdm tune`), reports on the cascade with held-out pictures entering (`cdm eval
-cascade`), and measures KID and the classification accuracy score. Sizes are those of two CPU cores;
-`--config.KEY=VALUE` given to this command goes to every training, so an accelerator may be used in full. Weights are research
-only, as the pictures are (ImageNet's terms), and are not in the repository. It has not been run to its end yet: there
-are no results in this folder.
+`--data` is a folder with train/ and val/, each of class folders. Everything is resumable: the same command goes on
+where it was stopped. It packs the pictures a size a stage, trains the three stages by the configs beside this file,
+searches the settings against training pictures (`cdm tune`), reports on the cascade with held-out pictures entering
+(`cdm eval cascade`), and measures KID, beside that of as many held-out pictures, and the classification accuracy score.
+Sizes are those of two CPU cores; `--config.KEY=VALUE` given to this command goes to every training, so an accelerator
+may be used in full. What is made of the trainings lies in a folder named by the images that they saw, so that longer
+ones are measured anew. Weights are research only, as the pictures are (ImageNet's terms), and are not in the
+repository. It has not been run to its end yet: there are no results in this folder.
 """
 
 import argparse
 import json
 import pathlib
 import shutil
+
+import numpy as np
 
 from cdm.images.files import write_json
 from experiments.demo.train import cdm
@@ -32,35 +36,45 @@ def main():
     parser.add_argument("--samples", type=int, default=100, help="images of each class for KID and CAS (default: 100)")
     args, overrides = parser.parse_known_args()
     runs, configs = args.runs, pathlib.Path(__file__).parent
+    args.out.mkdir(parents=True, exist_ok=True)
+    cdm("eval", "weights", "lite0")  # before hours of training
     for name, size in STAGES.items():
         pack = runs / f"train_{size}"
         if not pack.exists():
             cdm("data", "pack", args.data / "train", "--size", size, "--out", pack)
         cdm("train", f"--config={configs / name}.py", f"--workdir={runs / name}", f"--config.data.source={pack}",
             *overrides)
-    cascade = runs / "cascade"
+    seen = [json.loads((runs / name / "config.json").read_text())["config"]["train"]["images"] for name in STAGES]
+    made = runs / f"made_{'_'.join(map(str, seen))}"
+    cascade, val, train = made / "cascade", args.data / "val", runs / "train_128"
     if not cascade.exists():
         cdm("export", *(runs / name for name in STAGES), "--out", cascade)
-    val, train = args.data / "val", runs / "train_128"
-    cdm("tune", "--cascade", cascade, "--data", train, "--workdir", runs / "tune", "--budget", args.budget)
+    cdm("tune", "--cascade", cascade, "--data", train, "--workdir", made / "tune", "--budget", args.budget)
     cdm("eval", "cascade", "--cascade", cascade, "--data", val, "--reference", train, "-n", args.n,
-        "--out", runs / "report")
+        "--out", made / "report")
     classes = json.loads((cascade / "base_32" / "stage.json").read_text())["classes"]
-    samples = runs / "samples"
+    samples, real = made / "samples", runs / f"val_{args.samples}"
     cdm("sample", "--cascade", cascade, "--class", *classes, "-n", args.samples, "--out", samples)
-    cdm("eval", "distribution", "--images", samples, "--reference", train, "--size", 128, "--pca", 256,
-        "--out", runs / "distribution.json")
-    cdm("eval", "distribution", "--images", val, "--reference", train, "--size", 128, "--pca", 256,
-        "--out", runs / "distribution_of_val.json")
+    choose(val, real, args.samples)
+    for images, name in ((samples, "distribution.json"), (real, "distribution_of_val.json")):
+        cdm("eval", "distribution", "--images", images, "--reference", train, "--size", 128, "--pca", 256,
+            "--out", made / name)
     cdm("eval", "cas", "--images", samples, "--reference", val, "--size", 32, "--network", "small",
-        "--baseline", train, "--workdir", runs / "cas", "--out", runs / "cas.json")
+        "--baseline", train, "--workdir", made / "cas", "--out", made / "cas.json")
     for path in ("report/report.json", "report/report.html", "distribution.json", "distribution_of_val.json",
-                 "cas.json"):
-        shutil.copy(runs / path, args.out)
-    for path in ("tune.json", "tune.html"):
-        shutil.copy(cascade / path, args.out)
+                 "cas.json", "cascade/tune.json", "cascade/tune.html"):
+        shutil.copy(made / path, args.out)
     write_json(args.out / "images.json", {name: json.loads((cascade / name / "stage.json").read_text())["facts"]
                                           for name in STAGES})
+
+
+def choose(folder, out, n):
+    """A folder of n pictures of each class, evenly over those of a folder of class folders."""
+    for of_class in sorted(path for path in folder.iterdir() if path.is_dir()):
+        files = sorted(of_class.iterdir())
+        (out / of_class.name).mkdir(parents=True, exist_ok=True)
+        for i in np.linspace(0, len(files) - 1, n).astype(int):
+            shutil.copy(files[i], out / of_class.name)
 
 
 if __name__ == "__main__":
