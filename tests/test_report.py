@@ -132,6 +132,7 @@ def search(folder, convolution, source, work, stage="base_8", budget=400, **chan
 
 def test_the_search_finds_what_the_pictures_were_made_with(folder, convolution, guided, planted, tmp_path):
     noisy = planted("sr_16", aug_level=0.5)
+    (folder / "tune.json").write_text('{"budget": 9, "found": [{"stage": "sr_32"}]}')  # as it once was
     level = search(folder, convolution, noisy, tmp_path / "sr", "sr_16", aug_level=[0.0, 0.5], guidance=[0.0])
     weight = search(folder, convolution, guided, tmp_path / "base")
     assert weight[0]["winner"]["guidance"] == 3.0 and level[0]["winner"]["aug_level"] == 0.5

@@ -187,9 +187,10 @@ def _keep(folder, names, found):
     path = folder / "tune.json"
     with hold(folder, "cascade"):
         write_sampling(folder, {part["stage"]: part["winner"] for part in found})
-        parts = [*(json.loads(path.read_text())["found"] if path.exists() else ()), *found]
-        parts = {part["stage"]: part for part in parts}  # the last one of a stage
-        parts = [parts[name] for name in names if name in parts]
+        before = json.loads(path.read_text())["found"] if path.exists() else []
+        # Of a stage the last one; tables of before there was an `about` of each do not tell what they are of.
+        last = {part["stage"]: part for part in [*before, *found] if "about" in part}
+        parts = [last[name] for name in names if name in last]
         write_json(path, {"found": parts})
         page.write_page(folder / "tune.html", "The search for a cascade's settings", _page(parts))
 
