@@ -158,10 +158,12 @@ def test_a_search_that_was_killed_ends_as_one_that_was_not(folder, convolution, 
         search(folder, convolution, guided, tmp_path / "work", budget=500)
 
 
-def test_samplers_of_other_options_are_searched_together(folder, convolution, guided, tmp_path):
-    result = search(folder, convolution, guided, tmp_path / "work", budget=600, guidance=[3.0],
-                    sampler=["ddim", "dpmpp_2m", "heun"])
+def test_samplers_of_other_options_and_grids_are_searched_together(folder, convolution, guided, tmp_path):
+    result = search(folder, convolution, guided, tmp_path / "work", budget=1200, guidance=[3.0],
+                    sampler=["ddim", "dpmpp_2m", "heun"], grid=["time", "searched"])
     shown = (folder / "tune.html").read_text()
+    levels = [row["settings"]["grid"] for row in result[0]["rows"] if row["settings"]["grid"] != "time"]
+    assert {len(found) for found in levels} == {4, 2}  # of Heun's steps each costs two evaluations, but for the last
     assert {row["settings"]["sampler"] for row in result[0]["rows"]} == {"ddim", "dpmpp_2m", "heun"}
     assert all(f"<th>{name}</th>" in shown for name in ("sampler", "eta", "churn")) and "<td>–</td>" in shown
 

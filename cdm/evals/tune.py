@@ -1,9 +1,9 @@
 """`cdm tune`: the choices that are made after training, searched stage by stage from the lowest.
 
 A candidate is a stage's Settings. All candidates of a stage sample the same images of the same seed, from the same
-low-res images, which the stages below made once with what was found for them (Ho et al. 2021, sec. 4.2: the search over
-low-res images, which the stages below made once with what was found for them (Ho et al. 2021, sec. 4.2: the search over
-2016): of a budget of B images a stage, rung r of R gives each of its |S_r| candidates
+low-res images, which the stages below made once with what was found for them (Ho et al. 2021, sec. 4.2: the search
+over the augmentation level needs only stored z_0). The candidates are halved in rungs (successive halving, Jamieson &
+Talwalkar 2016): of a budget of B images a stage, rung r of R gives each of its |S_r| candidates
 
     n_r = B / (R |S_r|) images,   |S_0| all candidates,   |S_{r+1}| = half of |S_r|, but FINAL at least           (1)
 
@@ -14,6 +14,7 @@ are paired.
 WORK/<stage>/<candidate>/ are folders of samples, WORK/rows.jsonl what was measured; the same command goes on with both.
 """
 
+import functools
 import itertools
 import json
 import pathlib
@@ -22,7 +23,9 @@ import numpy as np
 
 import cdm
 from cdm.cascade import load_cascade, write_sampling
-from cdm.evals import page, rows
+from cdm.data.sources import open_source
+from cdm.diffusion import samplers
+from cdm.evals import knots, page, rows
 from cdm.evals.scoring import LEAST, Scorer, check_finished, jackknife
 from cdm.evals.sets import ImageSet
 from cdm.images.files import hold, write_json
@@ -33,10 +36,12 @@ FINAL = 4  # candidates in the last rung
 ARGUMENTS = "arguments.json"
 
 
-def candidates(stage, now, guide=None, steps=None, guidance=None, sampler=None, grid=None, aug_level=None):
+def candidates(stage, now, guide=None, steps=None, guidance=None, sampler=None, grid=None, aug_level=None,
+               source=None):
     """The Settings of a stage to be tried: its present ones `now` with every combination of these values, each a
     sequence or None for a few around the present value, which is among them; none twice. `guide` is the Stage that
-    guides it, if one does."""
+    guides it, if one does; of a `grid` named "searched" the levels are found at the pictures of the Source `source`
+    (cdm.evals.knots)."""
     limit = stage.lowres_size and stage.config.augment.max_level
     if steps is None:
         steps = sorted({max(now.steps // 2, 1), now.steps, 2 * now.steps})
@@ -47,10 +52,17 @@ def candidates(stage, now, guide=None, steps=None, guidance=None, sampler=None, 
     if stage.lowres_size:
         usual = sorted({a for a in (0.0, 0.05, 0.1, 0.2, 0.3) if a <= limit} | {now.aug_level})
         values["aug_level"] = usual if aug_level is None else aug_level
-    combinations = itertools.product(*values.values())
+    found = functools.cache(lambda aug_level: knots.errors(stage, source, aug_level))
+
+    def settings(combination):
+        tried = dict(zip(values, combination))
+        if tried["grid"] == "searched":
+            steps = samplers.intervals(tried["sampler"], tried["steps"])
+            tried["grid"] = knots.levels(*found(tried.get("aug_level")), steps)
+        return settings_of(stage, guide, **{**_kept(now, sampler), **tried})
+
     # Levels given as a grid say the steps too, whatever these were to be.
-    return list(dict.fromkeys(settings_of(stage, guide, **{**_kept(now, sampler), **dict(zip(values, combination))})
-                              for combination in combinations))
+    return list(dict.fromkeys(map(settings, itertools.product(*values.values()))))
 
 
 def _kept(now, sampler):
@@ -163,7 +175,8 @@ def tune(folder, extractor, reference, work, budget=2000, seed=0, stages=None, b
     check_finished(*([every[k] for k in chosen] for every in (cascade.stages, now)))
     for k in sorted(chosen):
         mine = {name: value for name, value in values.items() if k or name != "aug_level"}
-        tried[k] = candidates(cascade.stages[k], now[k], cascade.guides.get(names[k]), **mine)
+        tried[k] = candidates(cascade.stages[k], now[k], cascade.guides.get(names[k]), **mine,
+                              source=open_source(reference))
     for settings in tried.values():
         rungs(len(settings), budget, max(len(cascade.classes), 1))
     work.mkdir(parents=True, exist_ok=True)
