@@ -1,6 +1,7 @@
 """Tiny stages, a tiny cascade, a tiny data set and a tiny run, shared by the session: compiling is the cost."""
 
 import contextlib
+import os
 import socket
 import threading
 
@@ -34,6 +35,12 @@ def compilation_cache(tmp_path_factory):
     """Programs that several tests compile anew are compiled once a session."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    """What the command line sets for its process stays inside the test."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
 
 
 def tiny(config):

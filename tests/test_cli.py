@@ -28,12 +28,6 @@ def cascade_folder(cascade, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch):
-    """What the command line sets for its process stays inside the test."""
-    monkeypatch.setattr(os, "environ", os.environ.copy())
-
-
 def call(*arguments):
     return cli.main([str(a) for a in arguments])
 

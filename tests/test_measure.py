@@ -247,7 +247,6 @@ def test_statistics_of_what_is_no_such_file_are_one_line(sets, extractor, tmp_pa
 
 def test_the_verbs_measure_compare_and_show(sets, extractor, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("cdm.evals.features.load_extractor", lambda name, weights: extractor)
-    monkeypatch.setattr(os, "environ", os.environ.copy())
 
     def call(*arguments):
         return cli.main(["eval", *map(str, arguments)])

@@ -23,12 +23,6 @@ from cdm.data.sources import open_source
 from cdm.training.loop import warnings
 
 
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch):
-    """What the command line sets for its process stays inside the test."""
-    monkeypatch.setattr(os, "environ", os.environ.copy())
-
-
 def call(*arguments):
     return cli.main([str(a) for a in arguments])
 

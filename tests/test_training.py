@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cdm import cli
 from cdm import config as configs
+from cdm.cascade import load_cascade
 from cdm.data.reading import read_square
 from cdm.data.sources import open_source
 from cdm.describe import describe
@@ -222,6 +224,18 @@ def test_an_export_is_the_average_at_its_checkpoint(run, tmp_path):
         assert stage.facts["images"] == images and stage.classes == ("animals", "food", "symbols")
         assert_equal(stage.params, state.ema)
         assert not same(stage.params, state.params)
+
+
+def test_a_cascade_is_exported_with_a_guide(run, tmp_path, capsys):
+    runs.export([run], tmp_path / "early", at=8)
+    command = ["export", str(run), "--out", str(tmp_path / "cascade"), "--guide"]
+    assert cli.main([*command, f"base_8={tmp_path / 'early'}"]) == 0
+    cascade, early, last = load_cascade(tmp_path / "cascade"), load_stage(tmp_path / "early"), saved(run, 32)
+    assert_equal(cascade.guides["base_8"].params, early.params)
+    assert_equal(cascade.stages[0].params, last.ema)
+    assert cli.main([*command[:-2], str(tmp_path / "other"), "--guide", f"sr_9={run}"]) == 2
+    assert "`guides` (=sr_9) must name a stage of base_8" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_run_begins_where_its_parent_ended_and_says_so(run, run_config, tmp_path):

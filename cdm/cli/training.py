@@ -1,5 +1,6 @@
 """The verbs around training: train, distill, init, doctor, describe, export."""
 
+import argparse
 import json
 import os
 import sys
@@ -76,8 +77,15 @@ def export(args):
     from cdm.training import run
 
     _quiet()
-    run.export(args.runs, args.out, args.at, args.dtype, args.ema_sigma)
+    run.export(args.runs, args.out, args.at, args.dtype, args.ema_sigma, dict(args.guide))
     print(f"wrote {args.out}")
+
+
+def _pair(text):
+    name, _, run = text.partition("=")
+    if not (name and run):
+        raise argparse.ArgumentTypeError(f"{text!r} is not STAGE=RUN")
+    return name, run
 
 
 def print_description(args):
@@ -159,5 +167,8 @@ def add(verbs):
     p.add_argument("--ema-sigma", type=float, metavar="S",
                    help="instead of the average by half-life, that of power-function profile with this deviation, "
                         "relative to the run's length, rebuilt from its snapshots")
+    p.add_argument("--guide", type=_pair, nargs="+", default=[], metavar="STAGE=RUN",
+                   help="autoguidance: `--guidance` of this stage leads away from what that weaker run, or stage folder, "
+                        "of the same task says, instead of from no class")
     p.add_argument("--dtype", default="float32", choices=["float32", "float16"],
                    help="of the stored weights; they compute in float32 or bfloat16 all the same")

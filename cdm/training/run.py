@@ -133,10 +133,12 @@ def _rebuilt(stage, run, at, sigma):
     return stage
 
 
-def export(runs, out, at=None, dtype=np.float32, ema_sigma=None):
+def export(runs, out, at=None, dtype=np.float32, ema_sigma=None, guides=None):
     """Write the stage folder `out` from one run, or a cascade folder from several, lowest stage first; parameters are
-    stored as `dtype`."""
+    stored as `dtype`. `guides` maps the name of a stage to the run or stage folder of a weaker one of the same task that
+    its guidance leads away from: they too make a cascade folder."""
     stages = [trained(run, at, ema_sigma) for run in runs]
-    whole = stages[0] if len(stages) == 1 else Cascade(stages)
+    guides = {name: trained(run) for name, run in (guides or {}).items()}
+    whole = stages[0] if len(stages) == 1 and not guides else Cascade(stages, guides=guides)
     whole.save(out, dtype)
     return whole
