@@ -237,5 +237,6 @@ def add(verbs):
     p.add_argument("--guidance", type=values(float), metavar="W,W,…", help=tried)
     p.add_argument("--aug-level", type=values(float), metavar="A,A,…", help=tried)
     p.add_argument("--sampler", type=values(str), metavar="NAME,NAME,…", help="samplers to try (default: the present)")
-    p.add_argument("--grid", type=values(str), metavar="NAME,NAME,…", help="grids to try: time, logsnr, rho or searched (default: the present one)")
+    p.add_argument("--grid", type=values(str), metavar="NAME,NAME,…",
+                   help="grids to try: time, logsnr, rho or searched (default: the present one)")
     _features(p)

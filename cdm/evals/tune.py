@@ -173,10 +173,10 @@ def tune(folder, extractor, reference, work, budget=2000, seed=0, stages=None, b
         raise ValueError(f"`aug_level` (={values['aug_level']}) must go with a super-resolution stage, not {names[0]}")
     tried, now = {}, cascade.settings()
     check_finished(*([every[k] for k in chosen] for every in (cascade.stages, now)))
+    source = open_source(reference) if "searched" in (values.get("grid") or ()) else None
     for k in sorted(chosen):
         mine = {name: value for name, value in values.items() if k or name != "aug_level"}
-        tried[k] = candidates(cascade.stages[k], now[k], cascade.guides.get(names[k]), **mine,
-                              source=open_source(reference))
+        tried[k] = candidates(cascade.stages[k], now[k], cascade.guides.get(names[k]), **mine, source=source)
     for settings in tried.values():
         rungs(len(settings), budget, max(len(cascade.classes), 1))
     work.mkdir(parents=True, exist_ok=True)
