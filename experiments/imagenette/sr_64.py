@@ -19,10 +19,10 @@ def get_config():
     config.diffusion.residual = True
     config.diffusion.data_std = 0.11
     config.augment.max_level = 0.5
-    config.train.images = 20_000
+    config.train.images = 10_000
     config.train.batch_size = 8
     config.train.learning_rate = 8e-4
-    config.train.warmup = 2_000
+    config.train.warmup = 1_000
     config.train.decay = "cosine"
     config.train.ema_half_life = 1_500
     config.checkpoint.every = 2_000
