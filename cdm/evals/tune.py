@@ -103,11 +103,11 @@ class Search:
         the winner set."""
         stage, plan = self.cascade.stages[k], rungs(len(settings), budget, len(self._labels))
         left, table = list(range(len(settings))), []
-        below = self._below(k, plan[-1][1]) if k else None
+        below = self.below(k, plan[-1][1]) if k else None
         for rung, (size, n) in enumerate(plan):
             if rung:
                 left = sorted(left, key=lambda c: found[c]["score"])[:size]
-            found = {c: self._measure(k, c, settings[c], n, below) for c in left}
+            found = {c: self.measure(k, c, settings[c], n, below) for c in left}
             table += found.values()
         best = min(found.values(), key=lambda row: row["score"])
         near = [c for c, row in found.items() if row["score"] - best["score"] <= 2 * jackknife(
@@ -117,14 +117,14 @@ class Search:
         return {"stage": stage.name, "winner": _chosen(settings[winner]), "best": best["settings"],
                 "rungs": [{"candidates": size, "images": n * len(self._labels)} for size, n in plan], "rows": table}
 
-    def _below(self, k, n):
+    def below(self, k, n):
         """The folder of the low-res images that stage k is given, n of each class."""
         folder = self.work / f"input_of_{self.cascade.stages[k].name}"
         write_samples(self.cascade, folder, self._labels, n, self._seed, self._batch_size,
                       stop_at=self.cascade.stages[k - 1].name)
         return folder
 
-    def _measure(self, k, candidate, settings, n, below):
+    def measure(self, k, candidate, settings, n, below):
         """The row of a candidate at n images a class: sampled and scored, or known from before."""
         stage = self.cascade.stages[k]
         row = {"stage": stage.name, "candidate": candidate, "settings": _chosen(settings), "n": n}

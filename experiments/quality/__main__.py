@@ -1,0 +1,254 @@
+"""Samplers, targets, augmentations and few-step students of the demo stages, measured by one command.
+
+    cdm eval weights lite0
+    python -m experiments.quality --workdir runs/quality --out experiments/quality
+
+It goes on where it was stopped. Distances are kernel distances (cdm.evals.scoring) in lite0 features from the training
+pictures, ± one standard error by the jackknife; the pictures of two rows with one input and one count are paired, so
+the error of a difference is smaller than theirs. The held-out loss is that of v of the standardised picture, over 64
+held-out pictures and 64 levels even in logSNR: one measure for all targets.
+
+1. samplers: the shipped stages, each by every sampler at several numbers of network evaluations; all else as shipped,
+   and the input of each that of the shipped stages below it.
+2. targets: base_32 and sr_64 of configs/demo trained anew to say eps, x0 or v, each with uniform weight in its own
+   space, for the few images that are named here.
+3. augmentation: sr_64 trained anew with none, with noise (level up to 0.5), with blur (half of the pictures, sigma 0.4
+   to 0.6), and sampled with real and with generated low-res input, the one trained with noise at several levels.
+4. students: `cdm distill` of the shipped base_32, beside the samplers of 1.
+"""
+
+import argparse
+import pathlib
+
+import numpy as np
+
+import cdm
+from cdm.cascade import Cascade, load_cascade, shipped
+from cdm.data.sources import EMBEDDED, open_source
+from cdm.evals import knots, page, scoring
+from cdm.evals.features import load_extractor
+from cdm.evals.report import lowres
+from cdm.evals.sets import ImageSet
+from cdm.evals.tune import Search
+from cdm.images.files import hold, write_image, write_json
+from cdm.images.resize import to_float
+from cdm.samples import file_name, write_samples
+from cdm.settings import settings_of
+from cdm.stage import load_stage
+from experiments.demo.train import cdm as command
+
+SAMPLERS = {"ancestral, small": {"sampler": "ancestral", "variance": "small"},
+            "ancestral, large": {"sampler": "ancestral", "variance": "large"},
+            "ddim": {"sampler": "ddim"}, "dpmpp_2m": {"sampler": "dpmpp_2m"},
+            "dpmpp_2m_sde": {"sampler": "dpmpp_2m_sde"}, "heun": {"sampler": "heun"}}
+# Of each stage: network evaluations, and images of each class over those of the first.
+STAGES = {"base_32": ((4, 8, 16, 32), 1.0), "sr_64": ((2, 4, 8, 16), 1.0), "sr_128": ((2, 4, 8), 0.5),
+          "sr_256": ((2, 4, 8), 0.5)}
+AUGMENTATIONS = {
+    "none": {"augment.max_level": 0.0}, "noise": {"augment.max_level": 0.5},
+    "blur": {"augment.max_level": 0.0, "augment.blur_probability": 0.5, "augment.blur_sigma": (0.4, 0.6)}}
+LEVELS = (0.0, 0.05, 0.1, 0.2, 0.3)
+STUDENTS = (8, 4, 2)
+
+
+class Bench:
+    """What all parts share: the shipped cascade, the folder of work, the distances."""
+
+    def __init__(self, work, n, images):
+        self.work, self.n, self.images = work, n, images
+        self.cascade, self.source = load_cascade(shipped()), open_source(EMBEDDED, "heldout")
+        sizes = [stage.size for stage in self.cascade.stages]
+        self.scorer = scoring.Scorer(load_extractor(), EMBEDDED, sizes, work / "features")
+
+    def search(self, name, cascade):
+        (self.work / name).mkdir(parents=True, exist_ok=True)
+        return Search(cascade, self.scorer, self.work / name)
+
+    def measure(self, search, k, tried, n, below=None):
+        """Rows of stage k of the cascade of `search`, one for each of `tried`, {name: settings}."""
+        now, rows = search.cascade.settings()[k], []
+        options = {"eta", "churn", "variance"}
+        for i, (name, changes) in enumerate(tried.items()):
+            kept = {key: value for key, value in now._asdict().items() if key not in options}
+            settings = settings_of(search.cascade.stages[k], **{**kept, **changes})
+            rows.append({"name": name, **search.measure(k, i, settings, n, below)})
+        return rows
+
+    def trained(self, name, config, changes):
+        """(its name, the stage) of configs/demo/<config>.py, trained with changes for the images that all get here."""
+        name = f"{config}_{name}_{self.images[config]}"
+        run, stage = self.work / "runs" / name, self.work / "stages" / name
+        warm = max(self.images[config] // 10, 1)
+        changes = {"train.images": self.images[config], "train.warmup": warm, "train.ema_half_life": warm,
+                   "log.grid": 10**9, **changes}
+        if not stage.exists():
+            command("train", f"--config={pathlib.Path(__file__).parents[2] / 'configs' / 'demo' / config}.py",
+                    f"--workdir={run}", *(f"--config.{key}={value}" for key, value in changes.items()))
+            command("export", run, "--out", stage)
+        return name, load_stage(stage)
+
+    def loss(self, stage):
+        """The held-out loss of v at augmentation level 0: (SNR + 1) times the error of x0, of the standardised
+        picture."""
+        logsnr, error = knots.errors(stage, self.source, 0.0 if stage.lowres_size else None)
+        std = stage.config.diffusion.data_std
+        return float(np.mean((std**2 * np.exp(logsnr) + 1) * error / std**2))
+
+    def real_input(self, stage):
+        """A folder of low-res input made of held-out pictures, for the stage after the base."""
+        real = scoring.Real(f"{EMBEDDED}:heldout", self.cascade.classes, self.n)
+        folder, pictures = self.work / f"real_input_of_{stage.name}", real.at(stage.size)
+        for i, pair in enumerate(real.pairs):
+            path = folder / file_name(self.cascade.classes, *pair)
+            if not path.exists():
+                write_image(path, to_float(lowres(stage, pictures.read(i))))
+        return folder
+
+    def generated_input(self):
+        """The same, made by the shipped base stage."""
+        folder = self.work / "generated_input"
+        write_samples(self.cascade, folder, self.labels, self.n, stop_at=self.cascade.stages[0].name)
+        return folder
+
+    @property
+    def labels(self):
+        return range(len(self.cascade.classes))
+
+
+def samplers(bench):
+    """Part 1: {stage: rows}."""
+    search, found = bench.search("samplers", bench.cascade), {}
+    for k, stage in enumerate(bench.cascade.stages):
+        steps, share = STAGES[stage.name]
+        n = max(round(bench.n * share), 1)
+        below = search.below(k, n) if k else None
+        # The stage samples as it is shipped again afterwards, for those above it.
+        before = bench.cascade.sampling[stage.name]
+        tried = {f"{name}, {s}": {**changes, "steps": s} for name, changes in SAMPLERS.items() for s in steps}
+        found[stage.name] = bench.measure(search, k, tried, n, below)
+        bench.cascade.sampling[stage.name] = before
+    return found
+
+
+def targets(bench):
+    """Part 2: rows."""
+    found = []
+    for config in ("base_32", "sr_64"):
+        for target in ("eps", "x0", "v"):
+            name, stage = bench.trained(target, config, {"diffusion.target": target})
+            k = 1 if stage.lowres_size else 0
+            cascade = Cascade([*bench.cascade.stages[:k], stage], {"base_32": bench.cascade.sampling["base_32"]} if k
+                              else {})
+            search = bench.search(f"targets/{name}", cascade)
+            tried = {"8": {"steps": 8, "aug_level": 0.0}} if k else {"16": {"steps": 16, "guidance": 0.0}}
+            row, = bench.measure(search, k, tried, bench.n, bench.real_input(stage) if k else None)
+            found.append({**row, "name": target, "held_out_loss": bench.loss(stage)})
+    return found
+
+
+def augmentation(bench):
+    """Part 3: the distances of the inputs, and rows."""
+    rows, first = [], bench.cascade.stages[1]
+    inputs = {"real": bench.real_input(first), "generated": bench.generated_input()}
+    for name, changes in AUGMENTATIONS.items():
+        run, stage = bench.trained(name, "sr_64", changes)
+        cascade = Cascade([bench.cascade.stages[0], stage])
+        for given, folder in inputs.items():
+            tried = {f"{name}, {level}": {"steps": 8, "aug_level": level}
+                     for level in (LEVELS if name == "noise" else LEVELS[:1])}
+            found = bench.measure(bench.search(f"augmentation/{run}_{given}", cascade), 1, tried, bench.n, folder)
+            for row in found:
+                less = scoring.jackknife(np.array(row["without"]) - np.array(found[0]["without"]))
+                rows.append({**row, "augmentation": name, "level": row["settings"]["aug_level"], "input": given,
+                             "over_level_0": {"value": row["score"] - found[0]["score"], "error": less},
+                             "held_out_loss": bench.loss(stage)})
+    files = [file_name(bench.cascade.classes, label, count) for count in range(bench.n) for label in bench.labels]
+    distances = {given: bench.scorer.distance(ImageSet(folder, chosen=files)) for given, folder in inputs.items()}
+    return {"input": {given: {"score": float(d.value), "error": d.error} for given, d in distances.items()},
+            "rows": rows}
+
+
+def students(bench):
+    """Part 4: rows."""
+    images, teacher = bench.images["students"], shipped() / "base_32"
+    work, guidance = bench.work / f"students_{images}", bench.cascade.sampling["base_32"]["guidance"]
+    if not (work / f"stage_{STUDENTS[-1]}").exists():
+        command("distill", teacher, "--workdir", work, "--steps", ",".join(map(str, STUDENTS)), "--guidance", guidance,
+                f"--config.train.images={images}")
+    found = []
+    for steps in STUDENTS:
+        search = bench.search(f"{work.name}/measured_{steps}", Cascade([load_stage(work / f"stage_{steps}")]))
+        found += bench.measure(search, 0, {f"student, {steps}": {"steps": steps}}, bench.n)
+    return found
+
+
+PARTS = {"samplers": samplers, "targets": targets, "augmentation": augmentation, "students": students}
+
+
+def show(result):
+    """The parts of the page."""
+    shown = [page.paragraph("Kernel distances in lite0 features from the training emoji, ± one standard error.")]
+    few = result.get("students", [])
+    for stage, rows in result.get("samplers", {}).items():
+        series = {}
+        for row in rows:
+            kind = row["name"].rpartition(", ")[0]
+            series.setdefault(kind, []).append((row["evaluations"], row["score"], row["error"]))
+        if stage == "base_32" and few:
+            series["students"] = [(row["evaluations"], row["score"], row["error"]) for row in few]
+        shown.append(page.points(series, "network evaluations an image", "kernel distance", f"{stage}, "
+                                 f"{rows[0]['n']} images of each class"))
+        steps = list(dict.fromkeys(x for of in series.values() for x, *_ in sorted(of)))
+        by = {kind: {x: f"{y:.4f} ± {e:.4f}" for x, y, e in of} for kind, of in series.items()}
+        shown.append(page.table([f"{stage}, evaluations", *steps],
+                                [[kind, *(of.get(x, "–") for x in steps)] for kind, of in by.items()]))
+    if "targets" in result:
+        shown.append(page.table(["stage", "target", "held-out loss of v", "distance"], [
+            [row["stage"], row["name"], f"{row['held_out_loss']:.4f}", f"{row['score']:.4f} ± {row['error']:.4f}"]
+            for row in result["targets"]]))
+    if "augmentation" in result:
+        rows = result["augmentation"]["rows"]
+        shown.append(page.points({f"{name}, {given} input": [
+            (row["level"], row["score"], row["error"]) for row in rows
+            if (row["augmentation"], row["input"]) == (name, given)]
+            for name in AUGMENTATIONS for given in ("real", "generated")}, "augmentation level at sampling",
+            "kernel distance", "sr_64 by its augmentation in training and the level in sampling"))
+        shown.append(page.table(["augmentation, level", "input", "distance", "over level 0", "held-out loss of v"], [
+            [row["name"], row["input"], f"{row['score']:.4f} ± {row['error']:.4f}",
+             f"{row['over_level_0']['value']:+.4f} ± {row['over_level_0']['error']:.4f}",
+             f"{row['held_out_loss']:.4f}"] for row in rows]))
+    return shown
+
+
+def plain(value):
+    """Without the distances without a block each, of which the errors were made."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items() if key != "without"}
+    return [plain(part) for part in value] if isinstance(value, list) else value
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="folder for trainings and samples")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of quality.json and quality.html")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
+    parser.add_argument("-n", type=int, default=6, help="images of each class for a distance (default: 6)")
+    parser.add_argument("--base-images", type=int, default=4000, help="of a training of base_32 (default: 4000)")
+    parser.add_argument("--sr-images", type=int, default=6000, help="of a training of sr_64 (default: 6000)")
+    parser.add_argument("--student-images", type=int, default=3000, help="of each student (default: 3000)")
+    args = parser.parse_args()
+    images = {"base_32": args.base_images, "sr_64": args.sr_images, "students": args.student_images}
+    args.workdir.mkdir(parents=True, exist_ok=True)
+    with hold(args.workdir, "workdir"):
+        bench = Bench(args.workdir, args.n, images)
+        result = {"cdm": cdm.__version__, "n": args.n, "images": images, **bench.scorer.protocol,
+                  "stages": {stage.name: stage.sha256 for stage in bench.cascade.stages}}
+        for name in args.parts:
+            result[name] = plain(PARTS[name](bench))
+            write_json(args.out / "quality.json", result)
+            page.write_page(args.out / "quality.html", "Samplers, targets, augmentations and students of the demo",
+                            show(result))
+
+
+if __name__ == "__main__":
+    main()
