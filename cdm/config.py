@@ -15,6 +15,7 @@ from ml_collections.config_flags import config_flags
 
 
 SAMPLERS = ("ancestral", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "heun")
+DEGRADATIONS = ("bicubic", "photo")
 WEIGHTS = ("uniform", "min_snr", "truncated_snr", "edm", "sigmoid")
 
 
@@ -96,6 +97,9 @@ def sr_stage(name, lowres_size, size):
     config.model.attention = ()  # convolutional throughout, for crops and windows of any size
     config.model.lowres_resize = "bicubic"  # of the low-res image to the size of the output, or "bilinear" (ADM)
     config.diffusion.residual = False  # model the difference from the upsampled low-res image
+    # How low-res pictures of training come of the others: bicubic, or photo, by the ranges of cdm/images/degrade.py.
+    config.degrade = ConfigDict({"kind": "bicubic", "blur": (0.0, 1.0), "scale": (0.5, 1.2), "noise": (0.0, 15.0),
+                                 "quality": (40.0, 100.0)})
     config.augment = ConfigDict()
     config.augment.schedule = ConfigDict({"name": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0})
     config.augment.max_level = 1.0  # levels are drawn from U(0, max_level); 0 trains without noise
@@ -262,6 +266,12 @@ def validate(config):
           f"divide `size` (={config.size})")
     _need(data.crop % (config.size // config.lowres_size) == 0, "data.crop", data.crop,
           f"be divisible by the scale {config.size // config.lowres_size}")
+    degrade = config.degrade
+    _need(degrade.kind in DEGRADATIONS, "degrade.kind", degrade.kind, f"be one of {', '.join(DEGRADATIONS)}")
+    for name, least, most in (("blur", 0, 8), ("scale", 0.1, 4), ("noise", 0, 255), ("quality", 1, 100)):
+        bounds = degrade[name]
+        _need(len(bounds) == 2 and least <= bounds[0] <= bounds[1] <= most, f"degrade.{name}", bounds,
+              f"be a range within {least} to {most}")
     _need(0 <= augment.max_level <= 1, "augment.max_level", augment.max_level, "lie in [0, 1]")
     _need(0 <= augment.blur_probability <= 1, "augment.blur_probability", augment.blur_probability, "lie in [0, 1]")
     _need(len(augment.blur_sigma) == 2 and 0 < augment.blur_sigma[0] <= augment.blur_sigma[1], "augment.blur_sigma",

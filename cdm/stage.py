@@ -26,6 +26,7 @@ from cdm import nn
 from cdm.diffusion import guidance as guiding
 from cdm.diffusion import process, schedules, vlb, weights
 from cdm.images import augment
+from cdm.images.degrade import degrade
 from cdm.images.files import new_folder, reading, sha256, write_json
 from cdm.images.resize import resize, to_float
 
@@ -111,7 +112,8 @@ class Stage:
 
         t = (index * np.uint32(2654435769)).astype(jnp.float32) * 2.0**-32  # 2^32 / golden ratio
         logsnr, entry = lesson.level(t) if lesson else self.level(t, eps_keys)
-        (x0, lowres), aug_logsnr = self.pair(image, crop_keys), None
+        degrade_keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.fold_in(root, n), 6))(index)
+        (x0, lowres), aug_logsnr = self.pair(image, crop_keys, degrade_keys), None
         if self.lowres_size:
             a = config.augment
             lowres = augment.blur(lowres, blur_keys, a.blur_probability, a.blur_sigma)
@@ -193,11 +195,15 @@ class Stage:
             y_t, logsnr_y = jnp.zeros_like(y_t), jnp.full_like(logsnr_y, self.schedule.logsnr_min)
         return y_t, logsnr_y, mean, std.reshape(-1, 1, 1, 1)
 
-    def pair(self, image, crop_keys=None):
-        """(x0, lowres or None) in [-1, 1] from uint8 images: the low-res image is made of the whole high-res one and
-        both are cropped alike, so that the resize sees no border that a whole picture has not."""
+    def pair(self, image, crop_keys=None, degrade_keys=None):
+        """(x0, lowres or None) in [-1, 1] from uint8 images: the low-res image is made of the whole high-res one, by
+        the stage's degradation or, without keys [B] for it, clean; and both are cropped alike, so that the resize sees
+        no border that a whole picture has not."""
         x0 = to_float(image)
-        lowres = resize(x0, self.lowres_size) if self.lowres_size else None
+        lowres = None
+        if self.lowres_size:
+            lowres = (resize(x0, self.lowres_size) if degrade_keys is None else
+                      degrade(x0, self.lowres_size, self.config.degrade, degrade_keys))
         crop = self.config.data.crop
         if crop and crop_keys is not None:
             scale = self.size // self.lowres_size if self.lowres_size else 1

@@ -1,0 +1,40 @@
+"""Photographs of any kind, four times as large (64 -> 256): phones, messengers, old files. Trained on the `photo`
+degradation, so it also cleans; convolutional, for windows of pictures of any size. Sized for two CPU cores.
+
+    cdm train --config=configs/photo/x4.py --workdir=runs/photo_x4 --config.data.source=PHOTOS
+
+PHOTOS is what docs/data.md allows, squares of at least 256 px. On an accelerator widen it (`--config.model.channels=64
+--config.model.blocks=2 --config.train.batch_size=64`) and train longer. It has not been trained yet: nothing is
+expected of it.
+"""
+
+from cdm.config import sr_stage
+
+
+def get_config():
+    config = sr_stage("photo_x4", 64, 256)
+    config.degrade.kind = "photo"
+    config.data.labels = False
+    config.data.flip = True
+    config.data.crop = 64
+    config.model.channels = 32
+    config.model.multipliers = (1, 2, 3)
+    config.model.blocks = 1
+    config.model.resample = "between"
+    config.diffusion.residual = True
+    config.diffusion.data_std = 0.16
+    config.augment.max_level = 0.25
+    config.train.images = 200_000
+    config.train.batch_size = 8
+    config.train.learning_rate = 8e-4
+    config.train.warmup = 2_000
+    config.train.decay = "cosine"
+    config.train.ema_half_life = 3_000
+    config.train.class_dropout = 0.0
+    config.checkpoint.every = 5_000
+    config.log.every = 500
+    config.log.grid = 10_000
+    config.sample.sampler = "dpmpp_2m"
+    config.sample.steps = 8
+    config.sample.aug_level = 0.0
+    return config
