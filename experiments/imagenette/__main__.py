@@ -31,6 +31,8 @@ def main():
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with train/ and val/")
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/imagenette"), help="where all is made")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="where the results go")
+    parser.add_argument("--reference", type=int, default=200,
+                        help="training pictures of each class that distances are from (default: 200)")
     parser.add_argument("--budget", type=int, default=2000, help="images of the search, a stage (default: 2000)")
     parser.add_argument("-n", type=int, default=20, help="pictures of each class in the report (default: 20)")
     parser.add_argument("--samples", type=int, default=100, help="images of each class for KID and CAS (default: 100)")
@@ -46,21 +48,22 @@ def main():
             *overrides)
     seen = [json.loads((runs / name / "config.json").read_text())["config"]["train"]["images"] for name in STAGES]
     made = runs / f"made_{'_'.join(map(str, seen))}"
-    cascade, val, train = made / "cascade", args.data / "val", runs / "train_128"
+    cascade, val, reference = made / "cascade", args.data / "val", runs / f"reference_{args.reference}"
+    choose(args.data / "train", reference, args.reference)
     if not cascade.exists():
         cdm("export", *(runs / name for name in STAGES), "--out", cascade)
-    cdm("tune", "--cascade", cascade, "--data", train, "--workdir", made / "tune", "--budget", args.budget)
-    cdm("eval", "cascade", "--cascade", cascade, "--data", val, "--reference", train, "-n", args.n,
+    cdm("tune", "--cascade", cascade, "--data", reference, "--workdir", made / "tune", "--budget", args.budget)
+    cdm("eval", "cascade", "--cascade", cascade, "--data", val, "--reference", reference, "-n", args.n,
         "--out", made / "report")
     classes = json.loads((cascade / "base_32" / "stage.json").read_text())["classes"]
     samples, real = made / "samples", runs / f"val_{args.samples}"
     cdm("sample", "--cascade", cascade, "--class", *classes, "-n", args.samples, "--out", samples)
     choose(val, real, args.samples)
     for images, name in ((samples, "distribution.json"), (real, "distribution_of_val.json")):
-        cdm("eval", "distribution", "--images", images, "--reference", train, "--size", 128, "--pca", 256,
+        cdm("eval", "distribution", "--images", images, "--reference", reference, "--size", 128, "--pca", 256,
             "--out", made / name)
     cdm("eval", "cas", "--images", samples, "--reference", val, "--size", 32, "--network", "small",
-        "--baseline", train, "--workdir", made / "cas", "--out", made / "cas.json")
+        "--baseline", runs / "train_128", "--workdir", made / "cas", "--out", made / "cas.json")
     for path in ("report/report.json", "report/report.html", "distribution.json", "distribution_of_val.json",
                  "cas.json", "cascade/tune.json", "cascade/tune.html"):
         shutil.copy(made / path, args.out)
