@@ -5,12 +5,12 @@
 
 `--data` is a folder with train/ and val/, each of class folders. Everything is resumable: the same command goes on
 where it was stopped. It packs the pictures a size a stage, trains the three stages by the configs beside this file,
-searches the settings against training pictures (`cdm tune`), reports on the cascade with held-out pictures entering
+searches guidance and augmentation levels (`cdm tune`), reports on the cascade with held-out pictures entering
 (`cdm eval cascade`), and measures KID, beside that of as many held-out pictures, and the classification accuracy score.
 Sizes are those of two CPU cores; `--config.KEY=VALUE` given to this command goes to every training, so an accelerator
 may be used in full. What is made of the trainings lies in a folder named by the images that they saw, so that longer
 ones are measured anew. Weights are research only, as the pictures are (ImageNet's terms), and are not in the
-repository. It has not been run to its end yet: there are no results in this folder.
+repository.
 """
 
 import argparse
@@ -24,6 +24,9 @@ from cdm.images.files import write_json
 from experiments.demo.train import cdm
 
 STAGES = {"base_32": 32, "sr_64": 64, "sr_128": 128}
+LEVELS = ("--aug-level", "0,0.05,0.1,0.2,0.3")
+SEARCHED = {"base_32": ("--steps", "20", "--guidance", "0,0.5,1,2"), "sr_64": ("--steps", "10", *LEVELS),
+            "sr_128": ("--steps", "10", *LEVELS)}
 
 
 def main():
@@ -33,7 +36,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, required=True, help="where the results go")
     parser.add_argument("--reference", type=int, default=200,
                         help="training pictures of each class that distances are from (default: 200)")
-    parser.add_argument("--budget", type=int, default=2000, help="images of the search, a stage (default: 2000)")
+    parser.add_argument("--budget", type=int, default=1000, help="images of the search, a stage (default: 1000)")
     parser.add_argument("-n", type=int, default=20, help="pictures of each class in the report (default: 20)")
     parser.add_argument("--samples", type=int, default=100, help="images of each class for KID and CAS (default: 100)")
     args, overrides = parser.parse_known_args()
@@ -52,7 +55,9 @@ def main():
     choose(args.data / "train", reference, args.reference)
     if not cascade.exists():
         cdm("export", *(runs / name for name in STAGES), "--out", cascade)
-    cdm("tune", "--cascade", cascade, "--data", reference, "--workdir", made / "tune", "--budget", args.budget)
+    for name, searched in SEARCHED.items():
+        cdm("tune", "--cascade", cascade, "--data", reference, "--workdir", made / f"tune_{name}", "--stage", name,
+            "--budget", args.budget, *searched)
     cdm("eval", "cascade", "--cascade", cascade, "--data", val, "--reference", reference, "-n", args.n,
         "--out", made / "report")
     classes = json.loads((cascade / "base_32" / "stage.json").read_text())["classes"]

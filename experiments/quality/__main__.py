@@ -45,8 +45,9 @@ SAMPLERS = {"ancestral, small": {"sampler": "ancestral", "variance": "small"},
 STAGES = {"base_32": ((4, 8, 16, 32), 1.0), "sr_64": ((2, 4, 8, 16), 1.0), "sr_128": ((2, 4, 8), 0.5),
           "sr_256": ((2, 4, 8), 0.5)}
 AUGMENTATIONS = {
-    "none": {"augment.max_level": 0.0}, "noise": {"augment.max_level": 0.5},
-    "blur": {"augment.max_level": 0.0, "augment.blur_probability": 0.5, "augment.blur_sigma": (0.4, 0.6)}}
+    "none": {"augment.max_level": 0.0, "sample.aug_level": 0.0}, "noise": {"augment.max_level": 0.5},
+    "blur": {"augment.max_level": 0.0, "sample.aug_level": 0.0, "augment.blur_probability": 0.5,
+             "augment.blur_sigma": (0.4, 0.6)}}
 LEVELS = (0.0, 0.05, 0.1, 0.2, 0.3)
 STUDENTS = (8, 4, 2)
 
