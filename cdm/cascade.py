@@ -69,7 +69,7 @@ def _sample(stage, kind, params, keys, labels, lowres, aug_level, guidance, inte
                            augment.normal(_fold(keys, START), shape), kind.previews)
 
 
-def _sharding():
+def sharding():
     """Batches are split over all devices; everything else is everywhere."""
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("data",))
     return NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
@@ -77,7 +77,7 @@ def _sharding():
 
 def _arguments(stage, settings, seed, labels, counts, lowres, plan):
     """The arguments of a stage's program for one batch, placed on the devices."""
-    split, everywhere = _sharding()
+    split, everywhere = sharding()
     keys = image_keys(seed, stage.name, jnp.asarray(labels, jnp.uint32), jnp.asarray(counts, jnp.uint32))
     put = functools.partial(jax.device_put, device=split)
     guidance = np.float32(settings.guidance) if settings.guidance else None
@@ -144,7 +144,7 @@ class Cascade:
         @functools.cache
         def on_devices(i):
             guide = self.guides.get(self.stages[i].name)
-            return jax.device_put((self.stages[i].params, guide and guide.params), _sharding()[1])
+            return jax.device_put((self.stages[i].params, guide and guide.params), sharding()[1])
 
         self._on_devices = on_devices
         if not self.stages:
