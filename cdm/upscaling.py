@@ -2,8 +2,8 @@
 
 A stage sees the canvas through windows of its own size. At every step each window's denoiser says what x0 is of the x_t
 cut from the canvas; these x0 are blended to one (cdm.images.canvas), and the sampler takes one step on the whole
-canvas, with noise of the canvas. So predictions are averaged, as in Mixture of Diffusers (Jimenez 2023), and never noisy
-states, as in MultiDiffusion (Bar-Tal et al. 2023), which would shrink their noise.
+canvas, with noise of the canvas. So predictions are averaged, as in Mixture of Diffusers (Jimenez 2023), and never
+noisy states, as in MultiDiffusion (Bar-Tal et al. 2023), which would shrink their noise.
 
 A version of a picture under a seed is one picture: its noise folds the seed, a CRC of the stage's name, the pass, the
 version, what it is for and the cell of the canvas. No key knows the windows, their batch or the memory there is.
@@ -73,8 +73,6 @@ def _ready(stages, label, **given):
                 raise ValueError(f"`{name}` (={','.join(map(str, values))}) must have 1 or {len(stages)} values, one "
                                  "per stage")
             own[name] = values[i % len(values)]
-        if stage.regression and own["steps"] is None:
-            own["steps"] = 1  # more would say the same
         if label is not None and (stage.classes or not classed):
             number = stage.label(label)
         elif stage.classes and not stage.config.train.class_dropout > 0:
@@ -123,7 +121,7 @@ def _versions(passes, samples, fidelity):
         raise ValueError(f"`samples` (={samples}) must be at least 1")
     if not 0 <= fidelity <= 1:
         raise ValueError(f"`fidelity` (={fidelity}) must lie in [0, 1]")
-    certain = all(one.stage.regression and not one.settings.aug_level for one in passes)
+    certain = all(one.stage.regression for one in passes)
     return VERSIONS if samples == 1 and fidelity and not certain else samples
 
 
@@ -220,6 +218,14 @@ def _batches(one, window_batch):
     return Batches(min(window_batch, len(devices) * 2 ** (wanted - 1).bit_length()))
 
 
+def canvas_key(seed, stage, place, number):
+    """The key of a canvas: of the stage as the pass `place` of version `number`, both from 0."""
+    key = jax.random.key(seed, impl="threefry2x32")
+    for data in (zlib.crc32(stage.name.encode()), place, number):
+        key = jax.random.fold_in(key, np.uint32(data))
+    return key
+
+
 def _diffuse(one, batches, lowres, key, asked, progress):
     """One pass: from its canvas `lowres` to one of its size, in [-1, 1]. `asked` is the picture that every x0 has to
     shrink to, or None."""
@@ -279,10 +285,11 @@ def enlarge(image, stages, size, *, steps=None, seed=0, aug_level=None, sampler=
 
     stages: super-resolution Stages, each over what the one before gives, the last again and again until the size is
     reached or passed; then the one resize makes it exact.
-    steps, aug_level, sampler, guidance: of all stages or, a sequence, of each; else their configs', but for one step of
-    a regression. label: a class's name or index for the stages that have classes, or None for no class.
+    steps, aug_level, sampler, guidance: of all stages or, a sequence, of each; else their configs'. label: a class's
+    name or index for the stages that have classes, or None for no class.
     samples: K versions, each with noise of its own, the first what one sample gives. fidelity: F in [0, 1], the image
-    being F mean + (1 - F) the first version, with the mean of the K versions, or of VERSIONS where K is 1.
+    being F mean + (1 - F) the first version, with the mean of the K versions, or of VERSIONS where K is 1 (of
+    regressions all are the same).
     consistent: the image shrinks to the input, by projecting every x0 and, in [-1, 1], the end. colour_lock: its slow
     changes are the input's.
     window_batch: windows that the devices hold at a time, as many as fit if None; it changes no picture. overlap: what
@@ -304,9 +311,7 @@ def enlarge(image, stages, size, *, steps=None, seed=0, aug_level=None, sampler=
     def version(number):
         x = seen
         for place, (one, batch) in enumerate(zip(passes, batches)):
-            key = jax.random.key(seed, impl="threefry2x32")
-            for fold in (zlib.crc32(one.stage.name.encode()), place, number):
-                key = jax.random.fold_in(key, np.uint32(fold))
+            key = canvas_key(seed, one.stage, place, number)
             x = _diffuse(one, batch, x, key, seen if consistent else None, progress)
         scale = x.shape[0] // seen.shape[0]
         x = resize(x[top * scale : (top + height) * scale, left * scale : (left + width) * scale], size)
