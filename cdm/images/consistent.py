@@ -13,9 +13,8 @@ import functools
 
 import numpy as np
 import scipy.linalg
-import scipy.sparse
 
-from cdm.images.resize import matrix, resize
+from cdm.images.resize import kernels, resize
 
 BAND = 256  # rows at a time
 LOCK = 8
@@ -23,11 +22,11 @@ ROUNDS = 100  # of alternation at most
 ENOUGH = 1e-8  # mean square of what is missing, of the range: a twentieth of what rounding to 8 bits adds
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)
 def _axis(size, small):
     """(M [small, size] sparse, the banded Cholesky factor of M M^T) of an axis, float64."""
-    down = scipy.sparse.csr_array(matrix(size, small))
-    gram = (down @ down.T).todia()
+    down = kernels(size, small)
+    gram = (down @ down.T).todia()  # M M^T
     band = np.zeros((gram.offsets.max() + 1, small))
     for offset, diagonal in zip(gram.offsets, gram.data):
         if offset >= 0:

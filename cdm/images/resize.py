@@ -14,6 +14,9 @@ import numbers
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
+
+BAND = 256  # rows that the host has twice
 
 
 def _cubic(x):
@@ -34,17 +37,27 @@ METHODS = {"bicubic": _cubic, "bilinear": _triangle, "area": _box}
 
 
 @functools.lru_cache(maxsize=64)
-def matrix(size_in, size_out, method="bicubic"):
-    """M of eq. 1 for one axis, [size_out, size_in] float64."""
+def kernels(size_in, size_out, method="bicubic"):
+    """M of eq. 1 for one axis, [size_out, size_in], sparse float64: of a long axis it is all but zeros."""
     if method not in METHODS:
         raise ValueError(f"`method` (={method!r}) must be one of {', '.join(METHODS)}")
     if size_in < 1 or size_out < 1:
         raise ValueError(f"sizes ({size_in} to {size_out}) must be at least 1")
     # (centre of the input pixel - centre of the output pixel) / stretch, in integers up to the one division, so that
-    # ties are exact.
-    offset = size_out * (2 * np.arange(size_in) + 1) - size_in * (2 * np.arange(size_out)[:, None] + 1)
-    weights = METHODS[method](offset / (2 * max(size_in, size_out)))
-    return weights / weights.sum(axis=1, keepdims=True)
+    # ties are exact; kernels reach 2 at most.
+    most, centre = max(size_in, size_out), size_in * (2 * np.arange(size_out)[:, None] + 1)
+    pixel = -((size_out + 4 * most - centre) // (2 * size_out)) + np.arange(4 * most // size_out + 2)
+    weights = METHODS[method]((size_out * (2 * pixel + 1) - centre) / (2 * most))
+    weights[(pixel < 0) | (pixel >= size_in)] = 0
+    weights /= weights.sum(axis=1, keepdims=True)
+    row, tap = np.nonzero(weights)
+    return scipy.sparse.csr_array((weights[row, tap], (row, pixel[row, tap])), shape=(size_out, size_in))
+
+
+@functools.lru_cache(maxsize=64)
+def matrix(size_in, size_out, method="bicubic"):
+    """`kernels`, dense."""
+    return kernels(size_in, size_out, method).toarray()
 
 
 def resize(image, size, method="bicubic"):
@@ -53,14 +66,21 @@ def resize(image, size, method="bicubic"):
     height, width = (size, size) if isinstance(size, numbers.Integral) else size
     if image.shape[-3:-1] == (height, width):
         return image.astype(np.float32)
-    rows = matrix(image.shape[-3], height, method).astype(np.float32)
-    columns = matrix(image.shape[-2], width, method).astype(np.float32)
-    if isinstance(image, jax.Array):
-        dot = functools.partial(jnp.einsum, precision="highest")
-    else:
-        dot = functools.partial(np.einsum, optimize=True)
+    axes = (image.shape[-3], height, method), (image.shape[-2], width, method)
     image = image.astype(np.float32)
-    return dot("xw,...hwc->...hxc", columns, dot("yh,...hwc->...ywc", rows, image))
+    if isinstance(image, jax.Array):
+        rows, columns = (matrix(*axis).astype(np.float32) for axis in axes)
+        dot = functools.partial(jnp.einsum, precision="highest")
+        return dot("xw,...hwc->...hxc", columns, dot("yh,...hwc->...ywc", rows, image))
+    rows, columns = (kernels(*axis).astype(np.float32) for axis in axes)
+    result = np.empty((*image.shape[:-3], height, width, image.shape[-1]), np.float32)
+    for index in np.ndindex(image.shape[:-3]):
+        tall = (rows @ image[index].reshape(len(image[index]), -1)).reshape(height, *image.shape[-2:])
+        for first in range(0, height, BAND):
+            band = tall[first : first + BAND].swapaxes(0, 1)
+            wide = (columns @ band.reshape(len(band), -1)).reshape(width, *band.shape[1:])
+            result[index][first : first + BAND] = wide.swapaxes(0, 1)
+    return result
 
 
 def to_uint8(image):
