@@ -87,7 +87,7 @@ def _ready(stages, label, **given):
 
 
 def route(height, width, stages, size, *, steps=None, aug_level=None, sampler=None, guidance=None, label=None,
-          overlap=0.25):
+          consistent=False, overlap=0.25):
     """(the passes that bring a picture to `size` (H, W) or beyond, (height, width) it is padded to before the first).
     The stages come in order, the last again and again; arguments are those of `enlarge`."""
     if not (size[0] >= height >= 1 and size[1] >= width >= 1):
@@ -97,6 +97,10 @@ def route(height, width, stages, size, *, steps=None, aug_level=None, sampler=No
     if not 0 < overlap < 1:
         raise ValueError(f"`overlap` (={overlap}) must lie in (0, 1)")
     ready = _ready(stages, label, steps=steps, aug_level=aug_level, sampler=sampler, guidance=guidance)
+    for stage in stages:
+        if consistent and stage.config.degrade.kind == "photo":
+            raise ValueError(f"`consistent` (=True) must be False for {stage.name}: trained on photo degradations, it "
+                             "takes away noise and JPEG's traces, which a picture that shrinks to its input must have")
     chain, scale = [], 1
     while height * scale < size[0] or width * scale < size[1]:
         stage, settings, number = ready[min(len(chain), len(ready) - 1)]
@@ -301,7 +305,7 @@ def enlarge(image, stages, size, *, steps=None, seed=0, aug_level=None, sampler=
     check_seed(seed)
     height, width = image.shape[:2]
     passes, padded = route(height, width, stages, size, steps=steps, aug_level=aug_level, sampler=sampler,
-                           guidance=guidance, label=label, overlap=overlap)
+                           guidance=guidance, label=label, consistent=consistent, overlap=overlap)
     count, batches = _versions(passes, samples, fidelity), [_batches(one, window_batch) for one in passes]
     image = np.clip(image, -1, 1)
     (top, bottom), (left, right) = (((more - side) // 2, more - side - (more - side) // 2)

@@ -279,3 +279,9 @@ def test_mistakes_are_named(sr_stage, changes, message):
 def test_a_base_stage_is_none_of_them(base_stage):
     with pytest.raises(ValueError, match=r"`stages` \(=base_8\)"):
         enlarge(picture(8, 8), [base_stage], (16, 16))
+
+
+def test_a_photo_stage_is_not_held_to_the_noise_of_its_input(tiny_sr):
+    tiny_sr.degrade.kind = "photo"
+    with pytest.raises(ValueError, match=r"`consistent` \(=True\) must be False for sr_16: .*noise"):
+        estimate(8, 8, [Stage(tiny_sr, ())], (16, 16), consistent=True)
