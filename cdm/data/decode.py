@@ -3,7 +3,9 @@
 import io
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from cdm.images.pictures import reason
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 # EXIF 2.3, tag 0x0112: how the camera was held.
@@ -19,13 +21,6 @@ class Unreadable(ValueError):
     def __init__(self, name, error):
         self.name, self.reason = name, reason(error)
         super().__init__(f"`data.source`: {name} can not be read ({self.reason})")
-
-
-def reason(error):
-    """Why a file can not be read, in a few words that are the same in every process."""
-    if isinstance(error, UnidentifiedImageError):  # which names the bytes by their place in memory
-        return "UnidentifiedImageError: not a picture that Pillow knows"
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
 
 
 def decode(data):
