@@ -2,6 +2,7 @@
 
     cascade = cdm.load_cascade("folder")
     images = cascade.sample(labels=["Food & Drink", 2], seed=0)     # [2, 256, 256, 3] uint8
+    larger = cdm.upscale(image, "stage folder", scale=4)            # an array or a PIL image
 
 Importing this package starts no backend; the heavy parts load on first use.
 """
@@ -9,7 +10,8 @@ Importing this package starts no backend; the heavy parts load on first use.
 import importlib
 
 __version__ = "0.1.0"
-_PUBLIC = {"Stage": "cdm.stage", "load_stage": "cdm.stage", "Cascade": "cdm.cascade", "load_cascade": "cdm.cascade"}
+_PUBLIC = {"Stage": "cdm.stage", "load_stage": "cdm.stage", "Cascade": "cdm.cascade", "load_cascade": "cdm.cascade",
+           "upscale": "cdm.photo"}
 __all__ = [*_PUBLIC, "__version__"]
 
 

@@ -12,15 +12,17 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
     "cli": 5, "__main__": 5,
     "training": 4, "evals": 4,
-    "cascade": 3, "settings": 3, "upscaling": 3, "interop": 3, "samples": 3, "describe": 3, "starter": 3,
+    "cascade": 3, "settings": 3, "upscaling": 3, "photo": 3, "photos": 3, "interop": 3, "samples": 3,
+    "describe": 3, "starter": 3,
     "stage": 2, "data": 2,
     "diffusion": 1, "images": 1, "nn": 1, "config": 1,
 }
 # Within a floor: pixels know the process, networks know the resize, a folder of samples knows the runner, the runner
-# its settings, an enlarger those, the runner's keys and what a program needs of memory, and a classifier that is
-# trained to evaluate is kept and stopped as any training.
+# its settings, an enlarger those, the runner's keys and what a program needs of memory, a picture its enlarger, a
+# folder of pictures those, and a classifier that is trained to evaluate is kept and stopped as any training.
 NEIGHBOURS = {("images", "diffusion"), ("nn", "images"), ("samples", "cascade"), ("starter", "describe"),
               ("cascade", "settings"), ("upscaling", "cascade"), ("upscaling", "settings"), ("upscaling", "describe"),
+              ("photo", "upscaling"), ("photos", "photo"), ("photos", "upscaling"), ("photos", "cascade"),
               ("evals", "training")}
 FLAX_ROOMS = ("nn", "evals/networks")
 

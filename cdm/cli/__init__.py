@@ -8,7 +8,7 @@ import os
 import sys
 
 import cdm
-from cdm.cli import data, evals, interop, sampling, study, training
+from cdm.cli import data, evals, interop, sampling, study, training, upscaling
 from cdm.cli.arguments import Parser
 
 
@@ -26,7 +26,7 @@ def parser():
     top = Parser(prog="cdm", description=cdm.__doc__.split("\n")[0], allow_abbrev=False)
     top.add_argument("--version", action="version", version=cdm.__version__)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for part in (sampling, training, interop, data, evals, study):
+    for part in (sampling, upscaling, training, interop, data, evals, study):
         part.add(verbs)
     return top
 

@@ -1,0 +1,275 @@
+"""A folder of upscaled pictures: what `cdm upscale` writes, and resumes.
+
+    OUT/<the same tree>/name.png         the pictures         OUT/upscaled.jsonl      how each was made, a line each
+    OUT/<the same tree>/name.samples/    with samples=K: 1.png to K.png, mean.png, and their standard deviation as
+                                         std.npy ([H, W] float32, in shares of the range) and std.png, a heat map
+
+A picture is done when a line says so of the same input bytes, settings and stages; it is not made again. What lies in
+OUT and was made otherwise is not touched unless `overwrite` says so. A file that can not be done is a line, and the
+others go on. A line is written before a picture is, and after: what a kill left half done is known as our own.
+"""
+
+import contextlib
+import datetime
+import glob
+import hashlib
+import json
+import math
+import pathlib
+import shutil
+import sys
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+import cdm
+from cdm.cascade import check_seed
+from cdm.data.decode import SUFFIXES
+from cdm.images.files import hold, new_folder, writing
+from cdm.images.pictures import FORMATS, Picture, fit, header, read, write
+from cdm.images.provenance import provenance
+from cdm.photo import enlarge_pixels, target
+from cdm.upscaling import enlarge, estimate
+
+RECORD = "upscaled.jsonl"
+MAX_PIXELS = 100_000_000
+PLANNED = ("steps", "aug_level", "label", "samples", "fidelity")  # what the estimate depends on
+
+
+class Job(NamedTuple):
+    path: pathlib.Path
+    file: str  # below OUT
+    format: str
+    shape: tuple  # (height, width) of the picture
+    size: tuple  # and of its result
+    work: str  # a hash of all that the result depends on
+    cost: dict  # an estimate
+
+
+class Outcome(NamedTuple):
+    done: list  # files below OUT
+    kept: list  # that were done before
+    failed: dict  # {input: why}
+    ignored: int  # files in folders that are no pictures by their names
+
+
+def write_photos(inputs, out, stages, scale=None, size=None, format="png", max_pixels=MAX_PIXELS, metadata=True,
+                 overwrite=False, seed=0, **options):
+    """Upscale files, folders and globs into the folder `out`; returns an Outcome.
+
+    scale, or size (height, width), of each; format: a key of FORMATS or "same", each picture's own; max_pixels: of a
+    result; metadata: whether pictures say how they were made; options: those of cdm.upscaling.enlarge. Raises
+    ValueError for bad arguments, or if there is no picture at all, before anything is written.
+    """
+    out = pathlib.Path(out)
+    if format not in (*FORMATS, "same"):
+        raise ValueError(f"`format` (={format}) must be one of {', '.join(FORMATS)}, same")
+    check_seed(seed)
+    estimate(1, 1, stages, target(1, 1, scale, size), **_planned(options))
+    options |= {"seed": seed}
+    found, wrong, ignored = find(inputs, out)
+    if not found:
+        raise ValueError("; ".join(f"{name}: {why}" for name, why in wrong.items()))
+    try:
+        made = not out.exists()
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ValueError(f"`out` (={out}) must be a folder that can be written: {e.strerror}") from e
+    outcome = Outcome([], [], {}, ignored)
+    try:
+        with hold(out, "out"):
+            for name, why in wrong.items():
+                _fail(outcome, name, why)
+            _write(outcome, found, out, stages, (scale, size, format, max_pixels, metadata), overwrite, options)
+    finally:
+        if made and not any(out.iterdir()):
+            out.rmdir()
+    return outcome
+
+
+def find(inputs, out):
+    """(the picture files by their places below `out`, {input: what is wrong}, how many files are no pictures by their
+    names). Of a folder all pictures below it, but for hidden ones and what is in `out`; a file that is named counts
+    whatever its name."""
+    found, wrong, ignored, out = {}, {}, 0, out.resolve()
+    for text in map(str, inputs):
+        root, paths, none = pathlib.Path(text), [pathlib.Path(text)], "holds no picture"
+        if not root.exists():
+            wild = [bool(glob.has_magic(part)) for part in root.parts]
+            if not any(wild):
+                wrong[text] = "does not exist"
+                continue
+            root, none = pathlib.Path(*root.parts[:wild.index(True)]), "matches no picture"
+            paths = [pathlib.Path(path) for path in sorted(glob.glob(text, recursive=True))]
+        elif root.resolve() == out:
+            wrong[text] = "is the folder to write"
+            continue
+        elif not root.is_dir():
+            root = root.parent
+        pictures = []
+        for path in paths:
+            if not path.is_dir():
+                pictures.append(path)
+                continue
+            inside = [p for p in sorted(path.rglob("*")) if p.is_file() and out not in p.resolve().parents
+                      and not any(part.startswith(".") for part in p.relative_to(path).parts)]
+            pictures += [p for p in inside if p.suffix.lower() in SUFFIXES]
+            ignored += sum(p.suffix.lower() not in SUFFIXES for p in inside)
+        for path in pictures:
+            other = found.setdefault(path.relative_to(root), path)
+            if other.resolve() != path.resolve():
+                wrong[str(path)] = f"would be written where {other} is: give it another `out`"
+        if not pictures:
+            wrong[text] = none
+    return found, wrong, ignored
+
+
+def _fail(outcome, name, why):
+    why = " ".join(str(why).split()) or type(why).__name__
+    outcome.failed[str(name)] = why
+    tqdm.write(f"cdm: {name}: {why}", file=sys.stderr)
+
+
+def _planned(options):
+    """The options that an estimate depends on."""
+    return {name: options[name] for name in PLANNED if name in options}
+
+
+def _write(outcome, found, out, stages, asked, overwrite, options):
+    """Do what `write_photos` says in a folder that is held."""
+    record, jobs, taken = Record(out / RECORD), [], {}
+    for place, path in found.items():
+        try:
+            job = _plan(path, place, stages, asked, options)
+            other = taken.setdefault(job.file, path)
+            if other != path:
+                raise ValueError(f"would become {job.file}, as {other} does: give it another `out`")
+            there = [p for p in (out / job.file, _samples(out / job.file)) if p.exists()]
+            if there and record.says(job, "done"):
+                outcome.kept.append(job.file)
+                continue
+            if there and not (overwrite or record.says(job, "begun")):
+                raise ValueError(f"{there[0]} is there, made otherwise: `overwrite` it, or give another `out`")
+            jobs.append(job)
+        except (ValueError, OSError) as e:
+            _fail(outcome, path, e)
+    if not jobs:
+        return
+    used = {one["stage"] for job in jobs for one in job.cost["passes"]}
+    for stage in (stage for stage in stages if stage.name in used):  # a window, twice: its time without compiling
+        window = np.zeros((stage.lowres_size, stage.lowres_size, 3), np.float32)
+        label = options.get("label") if stage.classes else None
+        enlarge(window, [stage], (stage.size, stage.size), steps=2, label=label)
+    costs = [estimate(*job.shape, stages, job.size, **_planned(options)) for job in jobs]
+    tqdm.write(_in_words(jobs, costs), file=sys.stderr)
+    planned = 0
+    with tqdm(total=sum(cost["evaluations"] for cost in costs), unit="window", dynamic_ncols=True,
+              desc="windows x steps") as bar:
+        for job, cost in zip(jobs, costs):
+            planned += cost["evaluations"]
+            try:
+                _upscale(job, out, record, stages, asked[-1], {**options, "progress": bar.update})
+                outcome.done.append(job.file)
+            except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError) as e:
+                _fail(outcome, job.path, e)
+            bar.update(planned - bar.n)
+
+
+def _plan(path, place, stages, asked, options):
+    """The Job of a picture file; ValueError if it is none or its result would be too large."""
+    scale, size, format, max_pixels, metadata = asked
+    data = path.read_bytes()
+    *shape, own = header(data)
+    size = target(*shape, scale, size)
+    if size[0] * size[1] > max_pixels:
+        raise ValueError(f"`max_pixels` (={max_pixels}) must be at least the result's "
+                         f"{size[1]}x{size[0]} = {size[0] * size[1]}")
+    format = own if format == "same" else format
+    work = {"input": hashlib.sha256(data).hexdigest(), "size": size, "format": format, "metadata": metadata,
+            "stages": [[stage.sha256, stage.config.sample.to_dict()] for stage in stages], **options}
+    work = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
+    return Job(path, place.with_suffix(FORMATS[format]).as_posix(), format, tuple(shape), size, work,
+               estimate(*shape, stages, size, **_planned(options)))
+
+
+def _in_words(jobs, costs):
+    """The estimate of all jobs in a line."""
+    windows, evaluations, seconds = (sum(cost[name] for cost in costs)
+                                     for name in ("windows", "evaluations", "seconds"))
+    return (f"{len(jobs)} pictures to {sum(math.prod(job.size) for job in jobs) / 1e6:.2f} megapixels: "
+            f"{windows} windows, {evaluations} windows x steps, about {datetime.timedelta(seconds=math.ceil(seconds))} "
+            f"and {max(cost['bytes'] for cost in costs) / 2**30:.2f} GiB of host memory")
+
+
+def _samples(path):
+    """The folder of a picture's versions."""
+    return path.with_suffix(".samples")
+
+
+def _upscale(job, out, record, stages, metadata, options):
+    """Do one job."""
+    data = job.path.read_bytes()
+    picture = fit(read(data), job.format, job.size)
+    made = enlarge_pixels(picture.pixels, stages, job.size, **options)
+    settings = {name: value for name, value in options.items() if name != "progress"}
+    about = {"input_sha256": hashlib.sha256(data).hexdigest(), "size": [job.size[1], job.size[0]], "settings": settings,
+             "stages": [{"name": stage.name, "sha256": stage.sha256, "trained_on": stage.config.data.source,
+                         "steps": steps} for stage, steps in _steps(stages, job.cost)]}
+    if record.says(job, "begun"):  # and cut short
+        for partial in (out / job.file).parent.glob(f".{glob.escape((out / job.file).stem)}.*.partial"):
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+    record.add({"file": job.file, "work": job.work, "state": "begun"})
+    picture = picture._replace(xmp=provenance(about, picture.xmp) if metadata else picture.xmp)
+    path, said = out / job.file, {}
+    if made.versions is not None:
+        shutil.rmtree(_samples(path), ignore_errors=True)
+        with new_folder(_samples(path)) as folder:
+            for i, version in enumerate(made.versions):
+                write(folder / f"{i + 1}{FORMATS[job.format]}", picture._replace(pixels=version))
+            write(folder / f"mean{FORMATS[job.format]}", picture._replace(pixels=made.mean))
+            np.save(folder / "std.npy", made.std)
+            said["std_white"] = float(made.std.max())
+            write(folder / "std.png", Picture(heat(made.std / (said["std_white"] or 1))))
+    write(path, picture._replace(pixels=made.image))
+    record.add({"file": job.file, "work": job.work, "state": "done", "input": str(job.path), **about, **said,
+                "notes": picture.notes, "cdm": cdm.__version__, "jax": jax.__version__})
+    for note in picture.notes:
+        tqdm.write(f"{job.path}: {note}", file=sys.stderr)
+
+
+def _steps(stages, cost):
+    """[(stage, its steps)] of the passes of an estimate."""
+    named = {stage.name: stage for stage in stages}
+    return [(named[one["stage"]], one["steps"]) for one in cost["passes"]]
+
+
+def heat(share):
+    """[H, W] in [0, 1] as black, red, yellow and white: [H, W, 3] uint8."""
+    return np.rint(255 * np.clip(3 * share[..., None] - [0, 1, 2], 0, 1)).astype(np.uint8)
+
+
+class Record:
+    """The lines of a folder's upscaled.jsonl; the last one of a file counts."""
+
+    def __init__(self, path):
+        self.path, self.last = path, {}
+        try:
+            lines = path.read_text().splitlines()
+        except FileNotFoundError:
+            lines = []
+        for line in lines:
+            with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):  # one that a full disk cut short
+                entry = json.loads(line)
+                self.last[entry["file"]] = entry["work"], entry["state"]
+
+    def says(self, job, state):
+        return self.last.get(job.file) == (job.work, state)
+
+    def add(self, entry):
+        with writing(self.path), open(self.path, "ab+") as f:
+            if f.tell() and (f.seek(-1, 2), f.read(1))[1] != b"\n":
+                f.write(b"\n")
+            f.write(json.dumps(entry).encode() + b"\n")
+        self.last[entry["file"]] = entry["work"], entry["state"]

@@ -1,0 +1,408 @@
+"""Laws of upscaled pictures: what a file holds goes through a stage, and a folder of them is resumed, never harmed."""
+
+import hashlib
+import json
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_pictures import SRGB, camera, encoded, inner, malformed, outer, smooth
+
+import cdm
+from cdm import cli
+from cdm.images.files import hold
+from cdm.images.pictures import Picture, fit, read, write
+from cdm.images.provenance import SOURCE
+from cdm.photo import bleed, enlarge_pixels
+from cdm.photos import RECORD, find, heat, write_photos
+
+
+@pytest.fixture(scope="module")
+def stage(sr_stage):
+    """8 to 16 px, trained with and without classes."""
+    return sr_stage
+
+
+@pytest.fixture(scope="module")
+def stage_folder(stage, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stages") / "sr_16"
+    stage.save(folder)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of three pictures, one of them deeper."""
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for i, name in enumerate(("a.png", "b.jpg", "deep/c.webp")):
+        smooth((6 + i, 9), seed=i).save(tmp_path / "in" / name)
+    return tmp_path / "in"
+
+
+def call(*arguments):
+    return cli.main(["upscale", *map(str, arguments), "--steps", "2"])
+
+
+def tree(folder):
+    """{file: hash} of all that a folder holds."""
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def records(out):
+    return [json.loads(line) for line in (out / RECORD).read_text().splitlines()]
+
+
+# ------------------------------------------------------------------------------------------------------------ arrays
+
+
+@pytest.mark.parametrize("shape, dtype", (((5, 7), np.uint8), ((5, 7, 4), np.uint16), ((5, 7, 3), np.float32),
+                                          ((5, 7, 4), np.float64), ((1, 1), np.uint16), ((1, 40, 3), np.uint8)))
+def test_an_array_comes_back_as_its_kind(shape, dtype, stage):
+    image = np.random.default_rng(0).random(shape)
+    image = image.astype(dtype) if dtype(1.5) == 1.5 else np.rint(image * np.iinfo(dtype).max).astype(dtype)
+    large = cdm.upscale(image, stage, scale=2, steps=2)
+    assert large.dtype == dtype and large.shape == (2 * shape[0], 2 * shape[1], *shape[2:])
+    assert large.min() >= 0 and large.max() <= (1 if dtype(1.5) == 1.5 else np.iinfo(dtype).max)
+
+
+def test_8_and_16_bits_and_floats_are_one_picture(stage):
+    image = np.asarray(smooth((5, 7)))
+    eight = cdm.upscale(image, stage, size=(9, 15), steps=2).astype(int)
+    sixteen = cdm.upscale(image.astype(np.uint16) * 257, stage, size=(9, 15), steps=2)
+    floats = cdm.upscale(image / 255, stage, size=(9, 15), steps=2)
+    assert np.abs(np.rint(sixteen / 257) - eight).max() <= 1 and np.abs(np.rint(255 * floats) - eight).max() <= 1
+    assert len(np.unique(sixteen % 257)) > 50  # no 8 bits in 16
+
+
+def test_pil_images_keep_mode_and_profile(stage, stage_folder):
+    for mode in ("L", "LA", "RGB", "RGBA", "I;16"):
+        image = Image.fromarray(np.zeros((4, 5), np.uint16)) if mode == "I;16" else smooth((4, 5)).convert(mode)
+        image.info["icc_profile"] = SRGB
+        large = cdm.upscale(image, stage_folder, scale=2, steps=1)
+        assert (large.mode, large.size, large.info["icc_profile"]) == (mode, (10, 8), SRGB)
+    assert cdm.upscale(smooth().convert("P"), [stage], scale=1).mode == "RGB"
+
+
+def test_versions_of_a_picture_have_a_mean_and_a_deviation(stage):
+    made = cdm.upscale(np.asarray(smooth((5, 7))), stage, scale=2, steps=2, samples=3)
+    assert len(made.versions) == 3 and made.versions[0].shape == (10, 14, 3) and made.std.shape == (10, 14)
+    floats = np.stack(made.versions).astype(np.float32) / 255
+    np.testing.assert_allclose(made.mean / 255, floats.mean(0), atol=1.1 / 255)
+    np.testing.assert_allclose(made.std, np.sqrt(floats.var(0, ddof=1).mean(-1)), atol=1 / 255)
+
+
+BAD = {
+    "neither": {}, "both": {"scale": 2, "size": (20, 20)}, "smaller": {"scale": 0.5}, "small size": {"size": (2, 20)},
+    "nan": {"scale": float("nan")}, "steps": {"scale": 2, "steps": 0}, "class": {"scale": 2, "label": "zebra"},
+}
+
+
+@pytest.mark.parametrize("options", BAD.values(), ids=BAD)
+def test_bad_arguments_are_named(options, stage):
+    with pytest.raises(ValueError, match="^`"):
+        cdm.upscale(np.zeros((5, 7, 3), np.uint8), stage, **options)
+
+
+def test_bad_arrays_are_named(stage):
+    for image in (np.zeros((5, 7, 2), np.uint8), np.zeros((0, 7, 3), np.uint8), np.zeros(5), np.zeros((5, 7), int),
+                  np.full((5, 7, 3), 2.0), np.full((5, 7, 3), np.nan)):
+        with pytest.raises(ValueError, match="^`image`"):
+            cdm.upscale(image, stage, scale=2)
+
+
+def test_grey_stays_grey_and_is_the_mean_of_colours(stage):
+    grey = np.asarray(smooth((5, 7)).convert("L"))
+    colour = cdm.upscale(np.repeat(grey[..., None], 3, -1).astype(np.uint16) * 257, stage, scale=2, steps=2)
+    large = cdm.upscale(grey.astype(np.uint16) * 257, stage, scale=2, steps=2)
+    assert np.abs(large - colour.mean(-1)).max() <= 1
+
+
+# ------------------------------------------------------------------------------------------------------------- alpha
+
+
+def test_hidden_colours_do_not_bleed(stage):
+    """A red disc on what nobody sees: whatever its colour, the result is the same, and no fringe round the disc."""
+    y, x = np.mgrid[:20, :24]
+    disc = (y - 9.5) ** 2 + (x - 11.5) ** 2 < 50
+    results = []
+    for hidden in ((0, 0, 0), (255, 255, 255), (0, 255, 0)):
+        pixels = np.zeros((20, 24, 4), np.uint8)
+        pixels[:], pixels[disc] = (*hidden, 0), (200, 30, 40, 255)
+        results.append(enlarge_pixels(pixels, [stage], (40, 48), steps=2).image)
+    assert (results[0] == results[1]).all() and (results[0] == results[2]).all()
+    plain = np.broadcast_to(np.array([200, 30, 40], np.uint8), (20, 24, 3))
+    colour = enlarge_pixels(plain, [stage], (40, 48), steps=2).image
+    assert (results[0][..., :3] == colour).all()
+    alpha = results[0][..., 3]
+    assert set(np.unique(alpha[18:22, 22:26])) == {255} and not alpha[:2].any() and len(np.unique(alpha)) > 3
+
+
+def test_bleeding_leaves_visible_colours_and_hidden_pictures_alone():
+    random = np.random.default_rng(0)
+    colour, alpha = random.random((6, 5, 3)), random.integers(0, 2, (6, 5))
+    filled = bleed(colour, alpha)
+    assert (filled[alpha > 0] == colour[alpha > 0]).all()
+    assert {tuple(c) for c in filled[alpha == 0]} <= {tuple(c) for c in colour[alpha > 0]}
+    assert bleed(colour, alpha * 0) is colour and bleed(colour, alpha * 0 + 1) is colour
+
+
+# --------------------------------------------------------------------------------------------------- one file, the verb
+
+
+@pytest.mark.parametrize("format", ("png", "tiff", "webp", "jpeg"))
+@pytest.mark.parametrize("channels", (1, 2, 3, 4))
+def test_all_that_a_file_says_goes_through_the_verb(format, channels, stage_folder, tmp_path):
+    if format == "jpeg" and channels in (2, 4) or format == "tiff" and channels == 2:
+        return
+    dtype = np.uint16 if format in ("png", "tiff") else np.uint8
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (6, 9, channels), dtype, endpoint=True)
+    write(tmp_path / "in", fit(Picture(pixels, format, SRGB, camera(1)[6:], b"", (96.0, 96.0)), format, (6, 9)))
+    assert call(tmp_path / "in", "--out", tmp_path / "out", "--stage", stage_folder, "--scale", 2, "--format",
+                "same") == 0
+    made, = [p for p in (tmp_path / "out").iterdir() if p.name != RECORD]
+    back = read(made.read_bytes())
+    kept = channels if format != "webp" else channels + 2 * (channels < 3)
+    assert back.pixels.shape == (12, 18, kept) and back.pixels.dtype == dtype and back.format == format
+    assert back.icc == SRGB and SOURCE.encode() in back.xmp
+    assert outer(back.exif)[0x010F] == "Maker" and inner(back.exif)[0x927C] == b"\x01\x02note"
+    assert (inner(back.exif)[0xA002], inner(back.exif)[0xA003]) == (18, 12) and inner(back.exif, 0x8825)[1] == "N"
+    if format != "webp":
+        np.testing.assert_allclose(back.dpi, (96, 96), rtol=1e-3)
+
+
+@pytest.mark.parametrize("orientation", (3, 6))
+def test_a_camera_held_otherwise(orientation, stage_folder, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(encoded(smooth((12, 20)), "JPEG", exif=camera(orientation), quality=95))
+    arguments = "--stage", stage_folder, "--scale", 2
+    assert call(tmp_path / "a.jpg", "--out", tmp_path / "out", *arguments) == 0
+    picture = read((tmp_path / "out" / "a.png").read_bytes())
+    assert picture.pixels.shape == ((24, 40, 3) if orientation == 3 else (40, 24, 3))
+    assert outer(picture.exif)[0x0112] == 1
+    Image.fromarray(read((tmp_path / "a.jpg").read_bytes()).pixels).save(tmp_path / "upright.png")
+    assert call(tmp_path / "upright.png", "--out", tmp_path / "out", *arguments) == 0
+    assert (read((tmp_path / "out" / "upright.png").read_bytes()).pixels == picture.pixels).all()
+
+
+def test_a_picture_says_how_it_was_made_unless_told_not_to(stage, stage_folder, photos, tmp_path):
+    arguments = photos / "a.png", "--stage", stage_folder, "--size", "20x15", "--seed", 7
+    assert call(*arguments, "--out", tmp_path / "out") == 0
+    xmp = read((tmp_path / "out" / "a.png").read_bytes()).xmp.decode()
+    made = json.loads(xmp.partition("<cdm:made>")[2].partition("</cdm:made>")[0])
+    assert SOURCE in xmp and made["settings"]["seed"] == 7 and made["size"] == [20, 15]
+    assert [s["sha256"] for s in made["stages"]] == [stage.sha256] * 2 and made["stages"][0]["steps"] == 2
+    assert made["input_sha256"] == hashlib.sha256((photos / "a.png").read_bytes()).hexdigest()
+    assert call(*arguments, "--out", tmp_path / "plain", "--no-metadata") == 0
+    data = (tmp_path / "plain" / "a.png").read_bytes()
+    assert read(data).xmp is None and b"cdm" not in data and b"iTXt" not in data
+    assert (read(data).pixels == read((tmp_path / "out" / "a.png").read_bytes()).pixels).all()
+
+
+def test_samples_are_a_folder_beside_the_picture(stage_folder, photos, tmp_path):
+    assert call(photos / "a.png", "--stage", stage_folder, "--scale", 2, "--samples", 3, "--out", tmp_path / "out") == 0
+    folder = tmp_path / "out" / "a.samples"
+    assert {p.name for p in folder.iterdir()} == {"1.png", "2.png", "3.png", "mean.png", "std.png", "std.npy"}
+    std, made = np.load(folder / "std.npy"), records(tmp_path / "out")[-1]
+    assert std.shape == (12, 18) and std.dtype == np.float32 and made["std_white"] == std.max()
+    assert (read((folder / "std.png").read_bytes()).pixels == heat(std / std.max())).all()
+    assert (heat(np.array([[0, 1 / 3, 2 / 3, 1]])) == [[[0, 0, 0], [255, 0, 0], [255, 255, 0], [255] * 3]]).all()
+    assert b"trainedAlgorithmic" not in (folder / "std.png").read_bytes()
+    assert SOURCE.encode() in (folder / "2.png").read_bytes()
+
+
+def test_without_a_stage_the_one_in_the_package_is_named(photos, tmp_path, capfd):
+    assert cli.main(["upscale", str(photos / "a.png"), "--out", str(tmp_path / "out"), "--scale", "1"]) == 0
+    assert "sr_256: a window of 128 px to 256, trained on fluent_emoji, not on photographs" in capfd.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------------ a batch
+
+
+def test_a_tree_is_mirrored_and_done_work_is_skipped(stage_folder, photos, tmp_path, capfd):
+    (photos / "notes.txt").write_text("no picture")
+    arguments = photos, "--stage", stage_folder, "--scale", 2, "--out", tmp_path / "out"
+    before = tree(photos)
+    assert call(*arguments) == 0
+    captured = capfd.readouterr()
+    assert "3 upscaled, 0 done before, 0 failed" in captured.out and "1 other files ignored" in captured.out
+    assert "3 pictures to 0.00 megapixels: " in captured.err and "windows x steps, about 0:00:0" in captured.err
+    first = tree(tmp_path / "out")
+    assert set(first) == {"a.png", "b.png", "deep/c.png", RECORD} and tree(photos) == before
+    assert call(*arguments) == 0 and tree(tmp_path / "out") == first
+    assert "0 upscaled, 3 done before, 0 failed" in capfd.readouterr().out
+    smooth((30, 9), seed=9).save(photos / "new.png")
+    assert call(*arguments) == 0 and "1 upscaled, 3 done before" in capfd.readouterr().out
+
+
+def test_a_picture_does_not_depend_on_the_others(stage_folder, photos, tmp_path):
+    for out, which in (("all", (photos,)), ("one", (photos / "b.jpg",)), ("glob", (photos / "*.jpg",))):
+        assert call(*which, "--stage", stage_folder, "--scale", 2, "--out", tmp_path / out) == 0
+    assert {(tmp_path / out / "b.png").read_bytes() for out in ("all", "one", "glob")} == {
+        (tmp_path / "all" / "b.png").read_bytes()}
+
+
+def test_nothing_is_overwritten_unasked(stage_folder, photos, tmp_path, capfd):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.png").write_text("mine")
+    (out / "b.samples").mkdir()
+    arguments = photos, "--stage", stage_folder, "--scale", 2, "--out", out
+    assert call(*arguments) == 1
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("cdm: ")]
+    assert len(lines) == 2 and all("is there, made otherwise" in line for line in lines)
+    assert (out / "a.png").read_text() == "mine" and (out / "deep" / "c.png").exists()
+    assert call(*arguments, "--overwrite") == 0
+    first = tree(out)
+    assert call(*arguments, "--seed", 1) == 1 and tree(out) == first  # made with another seed
+    smooth((6, 9), seed=5).save(photos / "a.png")
+    assert call(*arguments) == 1 and tree(out) == first  # of another picture
+    assert call(*arguments, "--seed", 1, "--overwrite") == 0 and tree(out)["a.png"] != first["a.png"]
+
+
+def test_the_folder_of_the_pictures_can_be_written_to_beside_them(stage_folder, photos, tmp_path):
+    before = tree(photos)
+    for _ in range(2):
+        assert call(photos, "--stage", stage_folder, "--scale", 2, "--out", photos / "large") == 0
+    assert set(tree(photos)) - set(before) == {f"large/{name}" for name in ("a.png", "b.png", "deep/c.png", RECORD)}
+    assert call(photos / "a.png", "--stage", stage_folder, "--scale", 2, "--out", photos) == 1
+    assert {name: tree(photos)[name] for name in before} == before
+
+
+def test_two_pictures_never_become_one_file(stage_folder, photos, tmp_path, capfd):
+    smooth(seed=8).save(photos / "a.bmp")
+    (tmp_path / "other").mkdir()
+    smooth(seed=7).save(tmp_path / "other" / "a.png")
+    arguments = "--stage", stage_folder, "--scale", 2, "--out", tmp_path / "out"
+    assert call(photos, tmp_path / "other", *arguments) == 1
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("cdm: ")]
+    assert len(lines) == 2 and all("give it another `out`" in line for line in lines)
+    assert set(tree(tmp_path / "out")) == {"a.png", "b.png", "deep/c.png", RECORD}
+
+
+def test_globs_folders_and_hidden_files(photos, tmp_path):
+    (photos / ".hidden.png").write_text("")
+    out = tmp_path / "out"
+    assert sorted(map(str, find([photos], out)[0])) == ["a.png", "b.jpg", "deep/c.webp"]
+    assert sorted(map(str, find([photos / "**" / "*.webp"], out)[0])) == ["deep/c.webp"]
+    assert sorted(map(str, find([photos / "*"], out)[0])) == ["a.png", "b.jpg", "deep/c.webp"]
+    assert find([photos / "*.gif", photos / "none.png", photos], photos)[1] == {
+        str(photos / "*.gif"): "matches no picture", str(photos / "none.png"): "does not exist",
+        str(photos): "is the folder to write"}
+
+
+def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(stage_folder, photos, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    base = "--stage", stage_folder, "--out", tmp_path / "out"
+    for arguments in ((tmp_path / "empty", *base, "--scale", 2), (tmp_path / "none.jpg", *base, "--scale", 2),
+                      (photos, *base, "--scale", 0.5), (photos, *base, "--scale", 2, "--format", "bmp"),
+                      (photos, *base, "--scale", 2, "--fidelity", 2), (photos, *base, "--scale", 2, "--seed", -1),
+                      (photos, *base, "--scale", 2, "--class", "zebra"),
+                      (photos, "--stage", tmp_path / "none", "--out", tmp_path / "out", "--scale", 2)):
+        assert call(*arguments) == 2
+        error = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("sr_16:")]
+        assert len(error) == 1 and error[0].startswith("cdm: ") and not (tmp_path / "out").exists()
+    for size in (("--size", "20"), ("--size", "0x5"), ("--scale", "2", "--size", "9x9"), ()):
+        with pytest.raises(SystemExit):
+            call(photos, *base, *size)
+
+
+def test_the_limit_of_pixels_is_of_the_result_and_known_from_the_header(stage_folder, photos, tmp_path, capfd):
+    large = encoded(Image.new("L", (10_000, 10_000)), "PNG")
+    (photos / "large.png").write_bytes(large[:2000])  # the header and little more
+    assert call(photos, "--stage", stage_folder, "--scale", 4, "--out", tmp_path / "out") == 1
+    line, = [line for line in capfd.readouterr().err.splitlines() if line.startswith("cdm: ")]
+    assert "`max_pixels` (=100000000) must be at least the result's 40000x40000 = 1600000000" in line
+    assert call(photos, "--stage", stage_folder, "--scale", 2, "--out", tmp_path / "small", "--max-pixels", 250) == 1
+    assert set(tree(tmp_path / "small")) == {"a.png", RECORD}
+
+
+def test_200_malformed_files_are_lines_and_the_rest_goes_on(stage_folder, tmp_path, capfd):
+    (tmp_path / "in").mkdir()
+    for name, data in malformed(200, seed=1):
+        (tmp_path / "in" / name).write_bytes(data)
+    smooth((6, 9)).save(tmp_path / "in" / "zzz.png")
+    arguments = tmp_path / "in", "--stage", stage_folder, "--size", "60x60", "--max-pixels", 3600, "--format", "tiff"
+    assert cli.main(["upscale", *map(str, arguments), "--steps", "1", "--out", str(tmp_path / "out")]) == 1
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("cdm: ")]
+    made = {p.relative_to(tmp_path / "out").name for p in (tmp_path / "out").rglob("*") if p.is_file()} - {RECORD}
+    assert len(lines) + len(made) == 201 and len(lines) > 60 and len(made) > 40
+    assert "zzz.tif" in made and all(name.endswith(".tif") for name in made)
+    for name in made:
+        read((tmp_path / "out" / name).read_bytes())
+
+
+def test_a_full_disk_is_a_line_and_the_rest_goes_on(stage_folder, photos, tmp_path, capfd):
+    """The limit of a file's size stands in for the disk's end."""
+    smooth((60, 60), seed=3).save(photos / "large.png")
+    arguments = photos, "--stage", stage_folder, "--scale", 2, "--out", tmp_path / "out", "--no-metadata"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    cdm.upscale(np.zeros((8, 8, 3), np.uint8), stage_folder, scale=2, steps=2)  # compiled, whose cache is a file too
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, limits[1]))
+    try:
+        assert call(*arguments) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    line, = [line for line in capfd.readouterr().err.splitlines() if line.startswith("cdm: ")]
+    assert "large.png" in line and "File too large" in line
+    assert set(tree(tmp_path / "out")) == {"a.png", "b.png", "deep/c.png", RECORD}
+    assert call(*arguments) == 0 and "large.png" in tree(tmp_path / "out")
+
+
+def test_what_was_cut_short_between_picture_and_record_is_done_again(stage_folder, photos, tmp_path, capfd):
+    arguments = photos, "--stage", stage_folder, "--scale", 2, "--samples", 2, "--out", tmp_path / "out"
+    assert call(*arguments) == 0
+    first, lines = tree(tmp_path / "out"), (tmp_path / "out" / RECORD).read_text().splitlines(keepends=True)
+    for cut in ("".join(lines[:-1]), "".join(lines[:-1]) + lines[-1][:20]):
+        (tmp_path / "out" / RECORD).write_text(cut)
+        assert call(*arguments) == 0 and "1 upscaled, 2 done before" in capfd.readouterr().out
+        assert {**tree(tmp_path / "out"), RECORD: 0} == {**first, RECORD: 0}
+        assert call(*arguments) == 0 and "0 upscaled, 3 done before" in capfd.readouterr().out
+
+
+def test_what_a_kill_left_of_a_file_is_taken_away(stage, photos, tmp_path):
+    out, job = tmp_path / "out", {"steps": 2, "samples": 2}
+    write_photos([photos / "a.png"], out, [stage], scale=2, **job)
+    lines = (out / RECORD).read_text().splitlines(keepends=True)
+    (out / RECORD).write_text("".join(lines[:-1]))
+    (out / ".a.png.0123.partial").write_text("half")
+    (out / ".a.samples.0123.partial").mkdir()
+    (out / ".b.png.0123.partial").write_text("another's")
+    write_photos([photos / "a.png"], out, [stage], scale=2, **job)
+    assert {p.name for p in out.iterdir()} == {"a.png", "a.samples", RECORD, ".b.png.0123.partial"}
+
+
+def test_one_process_at_a_time(stage, stage_folder, photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    with hold(tmp_path / "out", "out"), pytest.raises(ValueError, match="one process at a time"):
+        write_photos([photos], tmp_path / "out", [stage], scale=2, steps=2)
+    assert not tree(tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign, code", ((signal.SIGTERM, 75), (signal.SIGKILL, -9)))
+def test_an_interrupted_batch_is_resumed(sign, code, stage_folder, photos, tmp_path):
+    for i in range(10):
+        smooth((20, 20), seed=i).save(photos / f"z{i:02d}.png")
+    out, stages = tmp_path / "out", [cdm.load_stage(stage_folder)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cdm.cli", "upscale", photos, "--stage", stage_folder, "--scale", "2", "--steps", "20",
+         "--out", out], cwd=pathlib.Path(__file__).parents[1], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (out / "z01.png").exists() and process.poll() is None:
+        time.sleep(0.01)
+    with pytest.raises(ValueError, match="one process at a time"):
+        write_photos([photos], out, stages, scale=2, steps=20)
+    process.send_signal(sign)
+    assert process.wait() == code
+    if sign == signal.SIGTERM:
+        assert not list(out.rglob(".*"))
+    options = dict(aug_level=None, label=None, fidelity=0.0, samples=1, consistent=False, colour_lock=True)  # as there
+    made = write_photos([photos], out, stages, scale=2, steps=20, **options)
+    assert not made.failed and len(made.kept) > 2 and len(made.done) + len(made.kept) == 13
+    write_photos([photos], tmp_path / "straight", stages, scale=2, steps=20, **options)
+    assert {**tree(out), RECORD: 0} == {**tree(tmp_path / "straight"), RECORD: 0}
