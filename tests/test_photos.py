@@ -327,7 +327,7 @@ def test_200_malformed_files_are_lines_and_the_rest_goes_on(stage_folder, tmp_pa
     for name, data in malformed(200, seed=1):
         (tmp_path / "in" / name).write_bytes(data)
     smooth((6, 9)).save(tmp_path / "in" / "zzz.png")
-    arguments = tmp_path / "in", "--stage", stage_folder, "--size", "60x60", "--max-pixels", 3600, "--format", "tiff"
+    arguments = tmp_path / "in", "--stage", stage_folder, "--size", "24x24", "--max-pixels", 576, "--format", "tiff"
     assert cli.main(["upscale", *map(str, arguments), "--steps", "1", "--out", str(tmp_path / "out")]) == 1
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("cdm: ")]
     made = {p.relative_to(tmp_path / "out").name for p in (tmp_path / "out").rglob("*") if p.is_file()} - {RECORD}

@@ -275,7 +275,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
 def malformed(count=200, seed=0):
     """Broken files of every kind: cut short, bits turned, another's name, with what cameras write in them."""
     random, exif = np.random.default_rng(seed), camera()
-    big = smooth((40, 60))
+    big = smooth((16, 24))
     info = PngImagePlugin.PngInfo()
     info.add_itxt("XML:com.adobe.xmp", provenance({}).decode())
     whole = [encoded(big, "PNG", exif=exif, icc_profile=SRGB, pnginfo=info),
@@ -284,7 +284,7 @@ def malformed(count=200, seed=0):
              encoded(big, "TIFF", compression="tiff_lzw", dpi=(96, 96), icc_profile=SRGB), encoded(big, "TIFF"),
              encoded(big.convert("P"), "GIF"), encoded(big, "BMP"), encoded(big, "PPM"),
              encoded(big.convert("CMYK"), "JPEG"), encoded(big.convert("P"), "PNG", transparency=3),
-             sixteen(noise(4, np.uint16, (20, 30)), 6), sixteen(noise(3, np.uint16, (20, 30)), 2, interlaced=True)]
+             sixteen(noise(4, np.uint16, (12, 16)), 6), sixteen(noise(3, np.uint16, (12, 16)), 2, interlaced=True)]
     for i in range(count):
         data = whole[i % len(whole)]
         kind = ("cut", "turned", "both", "filled", "named")[i // len(whole) % 5]
