@@ -30,12 +30,13 @@ from cdm.data.decode import SUFFIXES
 from cdm.images.files import hold, new_folder, writing
 from cdm.images.pictures import FORMATS, Picture, fit, header, read, write
 from cdm.images.provenance import provenance
+from cdm.images.signs import signs
 from cdm.photo import enlarge_pixels, target
 from cdm.upscaling import enlarge, estimate
 
 RECORD = "upscaled.jsonl"
 MAX_PIXELS = 100_000_000
-PLANNED = ("steps", "aug_level", "label", "samples", "fidelity")  # what the estimate depends on
+PLANNED = ("steps", "aug_level", "label", "samples", "fidelity", "consistent")  # what the estimate depends on
 
 
 class Job(NamedTuple):
@@ -212,6 +213,10 @@ def _upscale(job, out, record, stages, metadata, options):
     """Do one job."""
     data = job.path.read_bytes()
     picture = fit(read(data), job.format, job.size)
+    clean, seen = [s.name for s in stages if s.config.degrade.kind == "bicubic"], signs(picture.pixels)
+    if clean and seen:
+        warning = f"it shows {' and '.join(seen)}, and {clean[0]} was trained on clean pictures: it may enlarge that too"
+        picture = picture._replace(notes=(*picture.notes, warning))
     made = enlarge_pixels(picture.pixels, stages, job.size, **options)
     settings = {name: value for name, value in options.items() if name != "progress"}
     about = {"input_sha256": hashlib.sha256(data).hexdigest(), "size": [job.size[1], job.size[0]], "settings": settings,

@@ -224,6 +224,16 @@ def test_without_a_stage_the_one_in_the_package_is_named(photos, tmp_path, capfd
 # ------------------------------------------------------------------------------------------------------------ a batch
 
 
+def test_a_picture_that_looks_otherwise_than_those_a_stage_learnt_from_is_told(stage, tmp_path, capfd):
+    noisy = np.random.default_rng(0).normal(128, 20, (64, 64, 3)).clip(0, 255).astype(np.uint8)
+    for name, image in (("noisy.png", Image.fromarray(noisy)), ("clean.png", smooth((64, 64)))):
+        image.save(tmp_path / name)
+        write_photos([tmp_path / name], tmp_path / "out", [stage], scale=1)
+    notes = [entry["notes"] for entry in records(tmp_path / "out") if entry["state"] == "done"]
+    assert len(notes[0]) == 1 and "noise" in notes[0][0] and "clean pictures" in notes[0][0] and notes[1] == []
+    assert "noisy.png: it shows noise" in capfd.readouterr().err
+
+
 def test_a_tree_is_mirrored_and_done_work_is_skipped(stage_folder, photos, tmp_path, capfd):
     (photos / "notes.txt").write_text("no picture")
     arguments = photos, "--stage", stage_folder, "--scale", 2, "--out", tmp_path / "out"

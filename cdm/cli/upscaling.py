@@ -31,8 +31,9 @@ def upscale(args):
         options["sampler"] = own.sampler
         options |= {name: getattr(own, name) for name in ("steps", "aug_level") if options[name] is None}
     for stage in stages:
-        print(f"{stage.name}: a window of {stage.lowres_size} px to {stage.size}, trained on {stage.config.data.source}"
-              + ("" if args.stage else ", not on photographs: --stage names another"), file=sys.stderr)
+        print(f"{stage.name}: a window of {stage.lowres_size} px to {stage.size}, trained on {stage.config.data.source}, "
+              f"made small by {stage.config.degrade.kind}"
+              + ("" if args.stage else "; not on photographs: --stage names another"), file=sys.stderr)
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))  # a file is whole or gone; the rest is resumed
     try:
         made = write_photos(

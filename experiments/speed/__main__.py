@@ -1,0 +1,104 @@
+"""The demo stages' train step, denoiser call and samplers, ours beside PyTorch's, in one table of ratios.
+
+    pip install '.[reference]'
+    python -m experiments.speed --out experiments/speed/speed.json [--quick]
+
+PyTorch's network is diffusers' UNet2DModel, channels last, of the same levels and as many parameters within 5 %, eager
+and compiled. All sides of a case take turns, `repeats` times over after one turn to warm up, so that other work on the
+machine falls on all alike; a ratio is the other's least time over ours, above 1 where we are faster. Equal work: a
+train step is forward, backward, clipping, Adam and one average, on crops as the config has them with the low-res
+picture made of the whole; a sampler is the whole run. Compile times are of a first call less a later one.
+"""
+
+import argparse
+import os
+import pathlib
+import platform
+import statistics
+import time
+
+import jax
+import numpy as np
+import torch
+
+from cdm import config as configs
+from cdm.data.sources import EMBEDDED, open_source
+from cdm.images.files import write_json
+from experiments.speed.ours import Ours
+from experiments.speed.theirs import Theirs
+
+STAGES = ("base_32", "sr_64", "sr_128", "sr_256")
+# (what, arguments): batches are those of training, and of a small grid for samplers.
+CASES = {"forward": ("forward", 16), "train": ("train", None), "dpmpp_2m, 20 steps": ("sampler", 4, "dpmpp_2m", 20),
+         "ancestral, 250 steps": ("sampler", 1, "ancestral", 250)}
+QUICK = ("forward", "train")
+
+
+def measure(sides, repeats):
+    """{side: {"seconds": [...], "compile_seconds"}} of functions that take turns."""
+    first = {}
+    for name, run in sides.items():
+        began = time.perf_counter()
+        run()
+        first[name] = time.perf_counter() - began
+    times = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, run in sides.items():
+            began = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - began)
+    return {name: {"least": min(of), "median": statistics.median(of), "most": max(of),
+                   "compile_seconds": max(first[name] - min(of), 0.0)} for name, of in times.items()}
+
+
+def rows(stage_name, cases, kinds, repeats):
+    """The rows of a stage, a case each."""
+    path = pathlib.Path(__file__).parents[2] / "configs" / "demo" / f"{stage_name}.py"
+    ours = Ours(configs.load(path), open_source(EMBEDDED).classes)
+    batch_size = ours.stage.config.train.batch_size
+    for case in cases:
+        what, *arguments = CASES[case]
+        arguments = [batch_size] if what == "train" else arguments
+        theirs = {kind: Theirs(ours.stage, ours.parameters, kind) for kind in kinds}
+        sides = {"ours": getattr(ours, what)(*arguments),
+                 **{kind: getattr(net, what)(*arguments) for kind, net in theirs.items()}}
+        found = measure(sides, repeats)
+        best = min(found[kind]["least"] for kind in kinds)
+        yield {"stage": stage_name, "case": case, "batch": arguments[0], "ratio": best / found["ours"]["least"],
+               "parameters": {"ours": ours.parameters, "theirs": theirs[kinds[0]].parameters}, "seconds": found}
+
+
+def table(found):
+    """As Markdown."""
+    lines = ["| stage | case | batch | ours | PyTorch's best | ratio |", "|---|---|---|---|---|---|"]
+    for row in found:
+        ours = row["seconds"]["ours"]["least"]
+        lines.append(f"| {row['stage']} | {row['case']} | {row['batch']} | {1e3 * ours:.0f} ms | "
+                     f"{1e3 * ours * row['ratio']:.0f} ms | {row['ratio']:.2f} |")
+    for what in dict.fromkeys(row["case"] for row in found):
+        ratios = [row["ratio"] for row in found if row["case"] == what]
+        lines.append(f"| geometric mean | {what} | | | | {np.exp(np.mean(np.log(ratios))):.2f} |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--quick", action="store_true", help="forward and train step alone, without torch.compile")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    kinds, cases = (("eager",), QUICK) if args.quick else (("eager", "compile"), tuple(CASES))
+    found, about = [], {"jax": jax.__version__, "torch": torch.__version__, "machine": platform.machine(),
+                        "cores": os.cpu_count(), "device": jax.devices()[0].device_kind,
+                        "threads": torch.get_num_threads(), "repeats": args.repeats}
+    for name in args.stages:
+        for row in rows(name, cases, kinds, args.repeats):
+            found.append(row)
+            print(f"{name}, {row['case']}: {row['ratio']:.2f}", flush=True)
+            write_json(args.out, {**about, "rows": found})
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The other side: diffusers' UNet2DModel of as many parameters, its schedulers, and PyTorch's own training step."""
+
+import copy
+
+import diffusers
+import torch
+import torch.nn.functional as F
+
+SCHEDULERS = {"ancestral": diffusers.DDPMScheduler, "dpmpp_2m": diffusers.DPMSolverMultistepScheduler}
+GROUPS = 8
+
+
+class Theirs:
+    """UNet2DModel in the shape of a stage's network: the same levels, blocks and attention, its widths scaled until it
+    has as many parameters within 5 %. `kind`: eager or compile; channels last."""
+
+    def __init__(self, stage, parameters, kind, seed=0):
+        torch.manual_seed(seed)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.stage = stage
+        self.net = self._fitting(parameters).to(self.device, memory_format=torch.channels_last)
+        self.parameters = sum(p.numel() for p in self.net.parameters())
+        self.call = torch.compile(self.net) if kind == "compile" else self.net
+
+    def _network(self, width):
+        model, lowres = self.stage.config.model, bool(self.stage.lowres_size)
+        widths = tuple(max(GROUPS, round(m * width / GROUPS) * GROUPS) for m in model.multipliers)
+        sides = [self.stage.size // 2**level for level in range(len(widths))]
+        attends = [side in model.attention for side in sides]
+        return diffusers.UNet2DModel(
+            sample_size=self.stage.size, in_channels=6 if lowres else 3, out_channels=3, layers_per_block=model.blocks,
+            block_out_channels=widths, norm_num_groups=GROUPS, add_attention=bool(model.attention),
+            attention_head_dim=max(widths[-1] // model.heads, 1),
+            down_block_types=["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
+            up_block_types=["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
+            num_class_embeds=len(self.stage.classes) + 1 if self.stage.classes else None)
+
+    def _fitting(self, parameters):
+        channels = self.stage.config.model.channels
+        with torch.device("meta"):
+            counts = {width: sum(p.numel() for p in self._network(width).parameters())
+                      for width in (channels / 2 + i / 4 for i in range(8 * channels))}
+        width = min(counts, key=lambda width: abs(counts[width] - parameters))
+        if abs(counts[width] / parameters - 1) > 0.05:
+            raise ValueError(f"no UNet2DModel has {parameters} parameters within 5 %; the nearest {counts[width]}")
+        return self._network(width)
+
+    def _inputs(self, batch, side=None):
+        side = side or self.stage.size
+        x = torch.randn(batch, 3, side, side, device=self.device).to(memory_format=torch.channels_last)
+        label = torch.randint(max(len(self.stage.classes), 1), (batch,), device=self.device)
+        lowres = torch.randn_like(x) if self.stage.lowres_size else None
+        return x, label if self.stage.classes else None, lowres
+
+    def _done(self):
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def _see(self, x, lowres):
+        return x if lowres is None else torch.cat([x, lowres], 1)
+
+    def forward(self, batch):
+        x, label, lowres = self._inputs(batch)
+
+        @torch.inference_mode()
+        def run():
+            self.call(self._see(x, lowres), 500, class_labels=label)
+            self._done()
+
+        return run
+
+    def train(self, batch):
+        stage, side = self.stage, self.stage.config.data.crop or self.stage.size
+        whole = torch.randint(256, (batch, 3, stage.size, stage.size), dtype=torch.uint8, device=self.device)
+        _, label, _ = self._inputs(batch, side)
+        average = copy.deepcopy(self.net).requires_grad_(False)
+        optimizer = torch.optim.Adam(self.net.parameters(), 1e-6)
+        alphas = torch.linspace(1, 0, 1001, device=self.device)[1:-1]
+
+        def run():
+            x0, lowres = whole.float() / 127.5 - 1, None
+            if stage.lowres_size:
+                small = F.interpolate(x0, (stage.lowres_size,) * 2, mode="bicubic", antialias=True)
+                lowres = F.interpolate(small, x0.shape[2:], mode="bicubic")[..., :side, :side]
+                lowres = (lowres + 0.1 * torch.randn_like(lowres)).contiguous(memory_format=torch.channels_last)
+            x0 = x0[..., :side, :side].contiguous(memory_format=torch.channels_last)
+            t = torch.randint(999, (batch,), device=self.device)
+            alpha, eps = alphas[t].view(-1, 1, 1, 1), torch.randn_like(x0)
+            x = alpha.sqrt() * x0 + (1 - alpha).sqrt() * eps
+            loss = F.mse_loss(self.call(self._see(x, lowres), t, class_labels=label).sample, eps)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            torch._foreach_lerp_(list(average.parameters()), list(self.net.parameters()), 1e-3)
+            self._done()
+
+        return run
+
+    def sampler(self, batch, name, steps):
+        scheduler = SCHEDULERS[name]()
+
+        @torch.inference_mode()
+        def run():
+            scheduler.set_timesteps(steps)
+            x, label, lowres = self._inputs(batch)
+            for t in scheduler.timesteps:
+                x = scheduler.step(self.call(self._see(x, lowres), t, class_labels=label).sample, t, x).prev_sample
+            self._done()
+
+        return run
