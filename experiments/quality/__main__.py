@@ -153,7 +153,7 @@ def augmentation(bench):
     inputs = {"real": bench.real_input(first), "generated": bench.generated_input()}
     for name, changes in AUGMENTATIONS.items():
         run, stage = bench.trained(name, "sr_64", changes)
-        cascade = Cascade([bench.cascade.stages[0], stage])
+        cascade, loss = Cascade([bench.cascade.stages[0], stage]), bench.loss(stage)
         for given, folder in inputs.items():
             tried = {f"{name}, {level}": {"steps": 8, "aug_level": level}
                      for level in (LEVELS if name == "noise" else LEVELS[:1])}
@@ -162,7 +162,7 @@ def augmentation(bench):
                 less = scoring.jackknife(np.array(row["without"]) - np.array(found[0]["without"]))
                 rows.append({**row, "augmentation": name, "level": row["settings"]["aug_level"], "input": given,
                              "over_level_0": {"value": row["score"] - found[0]["score"], "error": less},
-                             "held_out_loss": bench.loss(stage)})
+                             "held_out_loss": loss})
     files = [file_name(bench.cascade.classes, label, count) for count in range(bench.n) for label in bench.labels]
     distances = {given: bench.scorer.distance(ImageSet(folder, chosen=files)) for given, folder in inputs.items()}
     return {"input": {given: {"score": float(d.value), "error": d.error} for given, d in distances.items()},

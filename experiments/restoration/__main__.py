@@ -1,6 +1,10 @@
-"""What bicubic and Lanczos enlargement reach on folders of pictures, by the metrics of `cdm eval restoration`.
+"""What enlargement reaches on folders of pictures, by the metrics of `cdm eval restoration`: bicubic and Lanczos and, if
+it is named, a super-resolution stage as `cdm upscale` has it, freely and with --consistent.
 
     python -m experiments.restoration --data Set5 Set14 BSD100 --out experiments/restoration/baselines.json
+    cdm eval weights lpips_alex
+    python -m experiments.restoration --data Set5 Set14 --stage cdm/weights/emoji/sr_256 --steps 4 --aug-level 0 \
+        --out experiments/restoration/emoji.json
 
 Each picture is cut to a multiple of the scale (at its right and lower edge, as the benchmarks do), shrunk by the one
 resize, kept in float, and enlarged again. Beside folders called set5, set14 and bsd100 stands the literature's bicubic
@@ -19,26 +23,38 @@ import numpy as np
 from PIL import Image
 
 from cdm.data.sources import Pictures
+from cdm.evals.lpips import Lpips
 from cdm.evals.restoration import measures
 from cdm.evals.stages import bicubic, lanczos
 from cdm.images.files import write_json
-from cdm.images.resize import resize, to_float
+from cdm.images.resize import resize, to_float, to_uint8
+from cdm.stage import load_stage
+from cdm.upscaling import enlarge
 
 PUBLISHED = {"set5": 28.42, "set14": 26.00, "bsd100": 25.96}
 GREY = 20 * np.log10(255 / 219)
 
 
-def measure(data, scale):
-    """The means over a folder, {method: {metric: mean}}."""
-    source, rows = Pictures(pathlib.Path(data)), {"bicubic": [], "lanczos": []}
+def by_stage(stage, **options):
+    """{method: enlarge(lowres, (H, W)) -> uint8} of a Stage."""
+
+    def with_(**more):
+        return lambda lowres, size: to_uint8(enlarge(lowres, [stage], size, **options, **more).image)
+
+    return {stage.name: with_(), f"{stage.name}, consistent": with_(consistent=True)}
+
+
+def measure(data, scale, methods, distance=None):
+    """The means over a folder, {method: {metric: mean}}, of {method: enlarge(lowres, (H, W))}; LPIPS by `distance`."""
+    source, rows = Pictures(pathlib.Path(data)), {name: [] for name in methods}
     for i in range(len(source)):
         image, grey = source.read(i), Image.open(io.BytesIO(source.encoded(i))).mode == "L"
         height, width = (side // scale * scale for side in image.shape[:2])
         image = image[:height, :width]
         lowres = resize(to_float(image), (height // scale, width // scale))
-        for enlarge in (bicubic, lanczos):
-            row = measures(enlarge(lowres, (height, width)), image, ("rgb", "y"), scale, lowres)
-            rows[enlarge.__name__].append(row | {"psnr_y_grey_as_is": row["psnr_y"] - grey * GREY})
+        for name, method in methods.items():
+            row = measures(method(lowres, (height, width)), image, ("rgb", "y"), scale, lowres, distance)
+            rows[name].append(row | {"psnr_y_grey_as_is": row["psnr_y"] - grey * GREY})
     return {"pictures": len(source), **{
         name: {metric: float(np.mean([row[metric] for row in found])) for metric in found[0]}
         for name, found in rows.items()}}
@@ -48,12 +64,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", nargs="+", required=True, metavar="FOLDER")
     parser.add_argument("--scale", type=int, default=4)
+    parser.add_argument("--stage", metavar="FOLDER", help="a super-resolution stage")
+    parser.add_argument("--steps", type=int, help="of the stage (default: its config's)")
+    parser.add_argument("--aug-level", type=float, help="of the stage (default: its config's)")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
-    table = {}
+    table, methods, about, distance = {}, {"bicubic": bicubic, "lanczos": lanczos}, {"scale": args.scale}, None
+    if args.stage:
+        stage, options = load_stage(args.stage), {"steps": args.steps, "aug_level": args.aug_level}
+        methods, distance = {**methods, **by_stage(stage, **options)}, Lpips()
+        about |= {"stage": {"name": stage.name, "sha256": stage.sha256, **options}, "lpips": distance.about}
     for data in args.data:
         name = pathlib.Path(data).name
-        table[name] = found = measure(data, args.scale)
+        table[name] = found = measure(data, args.scale, methods, distance)
         line = f"{name}: bicubic {found['bicubic']['psnr_y']:.3f} dB, lanczos {found['lanczos']['psnr_y']:.3f} dB"
         if args.scale == 4 and name.lower() in PUBLISHED:
             ours, published = found["bicubic"], PUBLISHED[name.lower()]
@@ -62,7 +85,7 @@ def main():
             line += (f"; bicubic less the published {published:.2f}: {found['published']['difference']:+.3f}, grey as "
                      f"is {found['published']['difference_grey_as_is']:+.3f}")
         print(line)
-    write_json(args.out, {"scale": args.scale, "sets": table})
+        write_json(args.out, {**about, "sets": table})
 
 
 if __name__ == "__main__":
