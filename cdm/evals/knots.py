@@ -11,10 +11,10 @@ from cdm.images import augment
 LEVELS, PICTURES, BATCH = 64, 64, 16
 
 
-def errors(stage, source, aug_level=None):
-    """(levels [LEVELS] of logSNR, mean squared errors of x0 [LEVELS]) of a Stage, at PICTURES of a source, evenly over
+def errors(stage, source, aug_level=None, count=LEVELS):
+    """(levels [count] of logSNR, mean squared errors of x0 [count]) of a Stage, at PICTURES of a source, evenly over
     it; `aug_level` is of the input of a super-resolution stage. The same noises are used at every level."""
-    levels = grids.grid(stage.schedule, LEVELS, "logsnr", std=stage.config.diffusion.data_std)[:-1]
+    levels = grids.grid(stage.schedule, count, "logsnr", std=stage.config.diffusion.data_std)[:-1]
     keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), PICTURES)
 
     @jax.jit

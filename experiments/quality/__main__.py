@@ -6,7 +6,7 @@
 It goes on where it was stopped. Distances are kernel distances (cdm.evals.scoring) in lite0 features from the training
 pictures, ± one standard error by the jackknife; the pictures of two rows with one input and one count are paired, so
 the error of a difference is smaller than theirs. The held-out loss is that of v of the standardised picture, over 64
-held-out pictures and 64 levels even in logSNR: one measure for all targets.
+held-out pictures and 16 levels even in logSNR: one measure for all targets.
 
 1. samplers: the shipped stages, each by every sampler at several numbers of network evaluations; all else as shipped,
    and the input of each that of the shipped stages below it.
@@ -91,7 +91,7 @@ class Bench:
     def loss(self, stage):
         """The held-out loss of v at augmentation level 0: (SNR + 1) times the error of x0, of the standardised
         picture."""
-        logsnr, error = knots.errors(stage, self.source, 0.0 if stage.lowres_size else None)
+        logsnr, error = knots.errors(stage, self.source, 0.0 if stage.lowres_size else None, count=16)
         std = stage.config.diffusion.data_std
         return float(np.mean((std**2 * np.exp(logsnr) + 1) * error / std**2))
 
