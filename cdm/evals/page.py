@@ -54,7 +54,7 @@ def _ticks(low, high):
     """About five round numbers in [low, high]."""
     step = 10 ** np.floor(np.log10((high - low) / 4))
     step *= next(f for f in (1, 2, 5, 10) if (high - low) / (step * f) <= 6)
-    return np.arange(np.ceil(low / step), np.floor(high / step + 1e-9) + 1) * step
+    return np.arange(np.ceil(low / step), np.floor(high / step + 1e-9) + 1) * step + 0.0  # no -0
 
 
 class _Axes:
