@@ -92,8 +92,8 @@ def write_photos(inputs, out, stages, scale=None, size=None, format="png", max_p
 
 def find(inputs, out):
     """(the picture files by their places below `out`, {input: what is wrong}, how many files are no pictures by their
-    names). Of a folder all pictures below it, but for hidden ones and what is in `out`; a file that is named counts
-    whatever its name."""
+    names). Of a folder all pictures below it, but for hidden ones; of neither it nor a glob what is in an `out` below
+    it, which an earlier run made; a file that is named counts whatever its name."""
     found, wrong, ignored, out = {}, {}, 0, out.resolve()
     for text in map(str, inputs):
         root, paths, none = pathlib.Path(text), [pathlib.Path(text)], "holds no picture"
@@ -104,6 +104,7 @@ def find(inputs, out):
                 continue
             root, none = pathlib.Path(*root.parts[:wild.index(True)]), "matches no picture"
             paths = [pathlib.Path(path) for path in sorted(glob.glob(text, recursive=True))]
+            paths = [path for path in paths if not _made(path, root, out)]
         elif root.resolve() == out:
             wrong[text] = "is the folder to write"
             continue
@@ -114,7 +115,7 @@ def find(inputs, out):
             if not path.is_dir():
                 pictures.append(path)
                 continue
-            inside = [p for p in sorted(path.rglob("*")) if p.is_file() and out not in p.resolve().parents
+            inside = [p for p in sorted(path.rglob("*")) if p.is_file() and not _made(p, root, out)
                       and not any(part.startswith(".") for part in p.relative_to(path).parts)]
             pictures += [p for p in inside if p.suffix.lower() in SUFFIXES]
             ignored += sum(p.suffix.lower() not in SUFFIXES for p in inside)
@@ -125,6 +126,11 @@ def find(inputs, out):
         if not pictures:
             wrong[text] = none
     return found, wrong, ignored
+
+
+def _made(path, root, out):
+    """Whether a path below `root` is in `out`, where that is below `root` too."""
+    return root.resolve() in out.parents and out in path.resolve().parents
 
 
 def _fail(outcome, name, why):

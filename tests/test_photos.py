@@ -218,7 +218,8 @@ def test_samples_are_a_folder_beside_the_picture(stage_folder, photos, tmp_path)
 
 def test_without_a_stage_the_one_in_the_package_is_named(photos, tmp_path, capfd):
     assert cli.main(["upscale", str(photos / "a.png"), "--out", str(tmp_path / "out"), "--scale", "1"]) == 0
-    assert "sr_256: a window of 128 px to 256, trained on fluent_emoji, not on photographs" in capfd.readouterr().err
+    error = capfd.readouterr().err
+    assert "sr_256: a window of 128 px to 256, trained on fluent_emoji, made small by bicubic; not on photographs" in error
 
 
 # ------------------------------------------------------------------------------------------------------------ a batch
@@ -304,6 +305,10 @@ def test_globs_folders_and_hidden_files(photos, tmp_path):
     assert find([photos / "*.gif", photos / "none.png", photos], photos)[1] == {
         str(photos / "*.gif"): "matches no picture", str(photos / "none.png"): "does not exist",
         str(photos): "is the folder to write"}
+    (photos / "deep" / "large.png").write_text("")
+    for own in (photos / "**" / "*", photos / "*" / "*", photos):  # what an earlier run made is no input
+        assert not {pathlib.Path("deep/large.png"), pathlib.Path("large.png")} & find([own], photos / "deep")[0].keys()
+    assert list(find([photos / "deep"], photos)[0].values()) == sorted((photos / "deep").iterdir())
 
 
 def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(stage_folder, photos, tmp_path, capsys):
