@@ -153,11 +153,14 @@ def _write(outcome, found, out, stages, asked, overwrite, options):
             other = taken.setdefault(job.file, path)
             if other != path:
                 raise ValueError(f"would become {job.file}, as {other} does: give it another `out`")
-            there = [p for p in (out / job.file, _samples(out / job.file)) if p.exists()]
-            if there and record.says(job, "done"):
+            places = out / job.file, _samples(out / job.file)
+            wanted = places[: 1 + (options.get("samples", 1) > 1)]
+            if record.says(job, "done") and all(p.exists() for p in wanted):
                 outcome.kept.append(job.file)
                 continue
-            if there and not (overwrite or record.says(job, "begun")):
+            ours = wanted if record.says(job, "begun", "done") else ()
+            there = [p for p in places if p.exists() and p not in ours]
+            if there and not overwrite:
                 raise ValueError(f"{there[0]} is there, made otherwise: `overwrite` it, or give another `out`")
             jobs.append(job)
         except (ValueError, OSError) as e:
@@ -234,8 +237,8 @@ def _upscale(job, out, record, stages, metadata, options):
     record.add({"file": job.file, "work": job.work, "state": "begun"})
     picture = picture._replace(xmp=provenance(about, picture.xmp) if metadata else picture.xmp)
     path, said = out / job.file, {}
+    shutil.rmtree(_samples(path), ignore_errors=True)
     if made.versions is not None:
-        shutil.rmtree(_samples(path), ignore_errors=True)
         with new_folder(_samples(path)) as folder:
             for i, version in enumerate(made.versions):
                 write(folder / f"{i + 1}{FORMATS[job.format]}", picture._replace(pixels=version))
@@ -275,8 +278,8 @@ class Record:
                 entry = json.loads(line)
                 self.last[entry["file"]] = entry["work"], entry["state"]
 
-    def says(self, job, state):
-        return self.last.get(job.file) == (job.work, state)
+    def says(self, job, *states):
+        return self.last.get(job.file) in [(job.work, state) for state in states]
 
     def add(self, entry):
         with writing(self.path), open(self.path, "ab+") as f:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import pathlib
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -218,8 +219,8 @@ def test_samples_are_a_folder_beside_the_picture(stage_folder, photos, tmp_path)
 
 def test_without_a_stage_the_one_in_the_package_is_named(photos, tmp_path, capfd):
     assert cli.main(["upscale", str(photos / "a.png"), "--out", str(tmp_path / "out"), "--scale", "1"]) == 0
-    error = capfd.readouterr().err
-    assert "sr_256: a window of 128 px to 256, trained on fluent_emoji, made small by bicubic; not on photographs" in error
+    said = "sr_256: a window of 128 px to 256, trained on fluent_emoji, made small by bicubic; not on photographs"
+    assert said in capfd.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------------ a batch
@@ -390,6 +391,21 @@ def test_what_a_kill_left_of_a_file_is_taken_away(stage, photos, tmp_path):
     (out / ".b.png.0123.partial").write_text("another's")
     write_photos([photos / "a.png"], out, [stage], scale=2, **job)
     assert {p.name for p in out.iterdir()} == {"a.png", "a.samples", RECORD, ".b.png.0123.partial"}
+
+
+def test_what_was_taken_out_of_a_result_is_made_again_and_versions_go_with_their_picture(stage, photos, tmp_path):
+    out, job = tmp_path / "out", dict(stages=[stage], scale=2, steps=2)
+    write_photos([photos / "a.png"], out, samples=2, **job)
+    first = tree(out)
+    for take in (lambda: (out / "a.png").unlink(), lambda: shutil.rmtree(out / "a.samples")):
+        take()
+        assert write_photos([photos / "a.png"], out, samples=2, **job).done == ["a.png"]
+        assert {**tree(out), RECORD: 0} == {**first, RECORD: 0}
+    assert write_photos([photos / "a.png"], out, **job).failed  # made otherwise
+    assert write_photos([photos / "a.png"], out, overwrite=True, **job).done and set(tree(out)) == {"a.png", RECORD}
+    (out / "a.png").unlink()
+    (out / "a.samples").mkdir()  # another's
+    assert "a.samples is there" in str(write_photos([photos / "a.png"], out, **job).failed)
 
 
 def test_one_process_at_a_time(stage, stage_folder, photos, tmp_path):
