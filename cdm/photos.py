@@ -15,9 +15,11 @@ import glob
 import hashlib
 import json
 import math
+import os
 import pathlib
 import shutil
 import sys
+from itertools import chain, repeat
 from typing import NamedTuple
 
 import jax
@@ -36,7 +38,9 @@ from cdm.upscaling import enlarge, estimate
 
 RECORD = "upscaled.jsonl"
 MAX_PIXELS = 100_000_000
-PLANNED = ("steps", "aug_level", "label", "samples", "fidelity", "consistent")  # what the estimate depends on
+MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # bytes
+# What the estimate depends on.
+PLANNED = ("steps", "aug_level", "sampler", "guidance", "label", "samples", "fidelity", "consistent", "overlap")
 
 
 class Job(NamedTuple):
@@ -68,7 +72,8 @@ def write_photos(inputs, out, stages, scale=None, size=None, format="png", max_p
     if format not in (*FORMATS, "same"):
         raise ValueError(f"`format` (={format}) must be one of {', '.join(FORMATS)}, same")
     check_seed(seed)
-    estimate(1, 1, stages, target(1, 1, scale, size), **_planned(options))
+    target(1, 1, scale, size)
+    estimate(1, 1, stages, (1, 1), **_planned(options))
     options |= {"seed": seed}
     found, wrong, ignored = find(inputs, out)
     if not found:
@@ -200,8 +205,11 @@ def _plan(path, place, stages, asked, options):
     work = {"input": hashlib.sha256(data).hexdigest(), "size": size, "format": format, "metadata": metadata,
             "stages": [[stage.sha256, stage.config.sample.to_dict()] for stage in stages], **options}
     work = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
-    return Job(path, place.with_suffix(FORMATS[format]).as_posix(), format, tuple(shape), size, work,
-               estimate(*shape, stages, size, **_planned(options)))
+    cost = estimate(*shape, stages, size, **_planned(options))
+    if cost["bytes"] > MEMORY:  # of a line that is to become a square the canvas is far larger than the result
+        raise ValueError(f"`size` (={size[1]}x{size[0]}) of {shape[1]}x{shape[0]} must need no more memory than the "
+                         f"{MEMORY / 2**30:.0f} GiB of this machine, and needs {cost['bytes'] / 2**30:.0f}")
+    return Job(path, place.with_suffix(FORMATS[format]).as_posix(), format, tuple(shape), size, work, cost)
 
 
 def _in_words(jobs, costs):
@@ -222,15 +230,17 @@ def _upscale(job, out, record, stages, metadata, options):
     """Do one job."""
     data = job.path.read_bytes()
     picture = fit(read(data), job.format, job.size)
-    clean, seen = [s.name for s in stages if s.config.degrade.kind == "bicubic"], signs(picture.pixels)
-    if clean and seen:
-        warning = f"it shows {' and '.join(seen)}, and {clean[0]} was trained on clean pictures: it may enlarge that too"
+    first, seen = stages[0], signs(picture.pixels)
+    if seen and first.config.degrade.kind == "bicubic":
+        warning = (f"it shows {' and '.join(seen)}, and {first.name} was trained on clean pictures: it may enlarge that "
+                   "too")
         picture = picture._replace(notes=(*picture.notes, warning))
     made = enlarge_pixels(picture.pixels, stages, job.size, **options)
     settings = {name: value for name, value in options.items() if name != "progress"}
     about = {"input_sha256": hashlib.sha256(data).hexdigest(), "size": [job.size[1], job.size[0]], "settings": settings,
              "stages": [{"name": stage.name, "sha256": stage.sha256, "trained_on": stage.config.data.source,
-                         "steps": steps} for stage, steps in _steps(stages, job.cost)]}
+                         "steps": one["steps"]}
+                        for stage, one in zip(chain(stages, repeat(stages[-1])), job.cost["passes"])]}
     if record.says(job, "begun"):  # and cut short
         for partial in (out / job.file).parent.glob(f".{glob.escape((out / job.file).stem)}.*.partial"):
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
@@ -251,12 +261,6 @@ def _upscale(job, out, record, stages, metadata, options):
                 "notes": picture.notes, "cdm": cdm.__version__, "jax": jax.__version__})
     for note in picture.notes:
         tqdm.write(f"{job.path}: {note}", file=sys.stderr)
-
-
-def _steps(stages, cost):
-    """[(stage, its steps)] of the passes of an estimate."""
-    named = {stage.name: stage for stage in stages}
-    return [(named[one["stage"]], one["steps"]) for one in cost["passes"]]
 
 
 def heat(share):

@@ -22,6 +22,7 @@ from cdm.images.pictures import Picture, fit, read, write
 from cdm.images.provenance import SOURCE
 from cdm.photo import bleed, enlarge_pixels
 from cdm.photos import RECORD, find, heat, write_photos
+from cdm.stage import Stage
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +237,24 @@ def test_a_picture_that_looks_otherwise_than_those_a_stage_learnt_from_is_told(s
     assert "noisy.png: it shows noise" in capfd.readouterr().err
 
 
+def test_of_several_stages_the_first_sees_the_picture(stage, tiny_sr, tmp_path):
+    noise = np.random.default_rng(0).normal(128, 20, (64, 64, 3)).clip(0, 255).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    tiny_sr.degrade.kind = "photo"
+    photo = Stage(tiny_sr, ())
+    for name, stages, told in (("photo", [photo, stage], 0), ("clean", [stage, photo], 1)):
+        write_photos([tmp_path / "a.png"], tmp_path / name, stages, scale=1)
+        assert len(records(tmp_path / name)[-1]["notes"]) == told
+
+
+def test_two_stages_of_one_name_are_told_apart(stage, tmp_path):
+    other = Stage(stage.config, stage.classes)
+    other.params, other.sha256 = stage.params, "another"
+    smooth((8, 8)).save(tmp_path / "a.png")
+    write_photos([tmp_path / "a.png"], tmp_path / "out", [stage, other], scale=4, steps=1)
+    assert [one["sha256"] for one in records(tmp_path / "out")[-1]["stages"]] == [stage.sha256, "another"]
+
+
 def test_a_tree_is_mirrored_and_done_work_is_skipped(stage_folder, photos, tmp_path, capfd):
     (photos / "notes.txt").write_text("no picture")
     arguments = photos, "--stage", stage_folder, "--scale", 2, "--out", tmp_path / "out"
@@ -336,6 +355,15 @@ def test_the_limit_of_pixels_is_of_the_result_and_known_from_the_header(stage_fo
     assert "`max_pixels` (=100000000) must be at least the result's 40000x40000 = 1600000000" in line
     assert call(photos, "--stage", stage_folder, "--scale", 2, "--out", tmp_path / "small", "--max-pixels", 250) == 1
     assert set(tree(tmp_path / "small")) == {"a.png", RECORD}
+
+
+def test_sizes_without_end_and_canvases_that_no_machine_holds_are_a_line(stage_folder, photos, tmp_path, capfd):
+    smooth((1, 2000)).save(photos / "line.png")
+    for size, rule in ((f"{10**18}x{10**18}", "`max_pixels` (=100000000) must be at least"),
+                       ("2000x2000", "`size` (=2000x2000) of 2000x1 must need no more memory")):
+        assert call(photos / "line.png", "--stage", stage_folder, "--size", size, "--out", tmp_path / "out") == 1
+        line, = [line for line in capfd.readouterr().err.splitlines() if line.startswith("cdm: ")]
+        assert rule in line
 
 
 def test_200_malformed_files_are_lines_and_the_rest_goes_on(stage_folder, tmp_path, capfd):
