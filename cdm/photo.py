@@ -5,13 +5,14 @@ three. Alpha is enlarged by the one resize, nothing is invented in it; pixels th
 nearest visible one first, so that no hidden colour bleeds into what is seen.
 """
 
-import pathlib
+import numbers
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
 from cdm.images.pictures import decode
+from cdm.images.resize import resize
 from cdm.stage import Stage, load_stage
 from cdm.upscaling import Enlarged, enlarge
 
@@ -57,7 +58,9 @@ def target(height, width, scale=None, size=None):
     if (scale is None) == (size is None):
         raise ValueError(f"`scale` (={scale}) or `size` (={size}) must be given, one of them")
     if scale is None:
-        return tuple(size)
+        if np.shape(size) != (2,) or not all(isinstance(side, numbers.Integral) and side > 0 for side in size):
+            raise ValueError(f"`size` (={size}) must be (height, width) in whole pixels")
+        return tuple(map(int, size))
     if not 1 <= scale < 1e6:
         raise ValueError(f"`scale` (={scale}) must be at least 1")
     return round(height * scale), round(width * scale)
@@ -76,8 +79,7 @@ def enlarge_pixels(pixels, stages, size, **options):
     colour, alpha = (pixels[..., part].astype(np.float32) / white for part in (slice(channels), slice(channels, None)))
     if alpha.size:
         colour = bleed(colour, alpha[..., 0])
-        # Pillow's is the one resize too, and needs no matrix of a side by the other.
-        alpha = np.asarray(Image.fromarray(alpha[..., 0]).resize(size[::-1], Image.Resampling.BICUBIC))[..., None]
+        alpha = resize(alpha, size)
 
     def back(image):
         image = (image.mean(-1, keepdims=True) if channels == 1 else image) / 2 + 0.5
@@ -87,7 +89,8 @@ def enlarge_pixels(pixels, stages, size, **options):
     made = enlarge(np.broadcast_to(2 * colour - 1, (*colour.shape[:2], 3)), stages, size, **options)
     if made.versions is None:
         return Enlarged(back(made.image))
-    return Enlarged(back(made.image), np.stack([back(one) for one in made.versions]), back(made.mean), made.std / 2)
+    std = made.std if channels == 3 else made.versions.mean(-1).std(0, ddof=1)
+    return Enlarged(back(made.image), np.stack([back(one) for one in made.versions]), back(made.mean), std / 2)
 
 
 def bleed(colour, alpha):

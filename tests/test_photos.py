@@ -92,17 +92,18 @@ def test_pil_images_keep_mode_and_profile(stage, stage_folder):
     assert cdm.upscale(smooth().convert("P"), [stage], scale=1).mode == "RGB"
 
 
-def test_versions_of_a_picture_have_a_mean_and_a_deviation(stage):
-    made = cdm.upscale(np.asarray(smooth((5, 7))), stage, scale=2, steps=2, samples=3)
-    assert len(made.versions) == 3 and made.versions[0].shape == (10, 14, 3) and made.std.shape == (10, 14)
-    floats = np.stack(made.versions).astype(np.float32) / 255
-    np.testing.assert_allclose(made.mean / 255, floats.mean(0), atol=1.1 / 255)
+@pytest.mark.parametrize("mode", ("RGB", "L"))
+def test_versions_of_a_picture_have_a_mean_and_a_deviation(mode, stage):
+    made = cdm.upscale(np.asarray(smooth((5, 7)).convert(mode)), stage, scale=2, steps=2, samples=3)
+    floats = np.stack(made.versions).reshape(3, 10, 14, len(mode)).astype(np.float32) / 255
+    assert made.std.shape == (10, 14)
+    np.testing.assert_allclose(made.mean.reshape(10, 14, -1) / 255, floats.mean(0), atol=1.1 / 255)
     np.testing.assert_allclose(made.std, np.sqrt(floats.var(0, ddof=1).mean(-1)), atol=1 / 255)
 
 
 BAD = {
     "neither": {}, "both": {"scale": 2, "size": (20, 20)}, "smaller": {"scale": 0.5}, "small size": {"size": (2, 20)},
-    "nan": {"scale": float("nan")}, "steps": {"scale": 2, "steps": 0}, "class": {"scale": 2, "label": "zebra"},
+    "nan": {"scale": float("nan")}, "one side": {"size": 20}, "half pixels": {"size": (20.5, 20)}, "steps": {"scale": 2, "steps": 0}, "class": {"scale": 2, "label": "zebra"},
 }
 
 
