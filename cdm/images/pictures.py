@@ -23,6 +23,7 @@ from cdm.images.provenance import upright
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 KEPT = {"JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp", "TIFF": "tiff"}  # in their own format, the others as png
 LONGEST = {"png": 2**31 - 1, "jpeg": 65500, "webp": 16383, "tiff": 2**31 - 1}  # pixels of a side
+MOST = 2**32 - 2**24  # bytes of pixels in a TIFF, were they not to become fewer
 SEGMENT = 65_500  # bytes of EXIF, or of XMP, that a JPEG can hold
 ORIENTATION = 0x0112
 # EXIF 2.3: how a picture that was stored so comes upright.
@@ -101,6 +102,7 @@ def read(data):
             exif = upright_exif(exif, pixels.shape)
             notes += () if exif else ("its EXIF block is damaged and left out",)
         xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
+        notes += _left(image)
         dpi = image.info.get("dpi") if image.format != "TIFF" or 282 in image.tag_v2 else None
         format = KEPT.get(image.format, "png")
     xmp = upright(xmp.encode() if isinstance(xmp, str) else xmp) if xmp else None
@@ -207,6 +209,21 @@ def _exif(image):
         return b"damaged"
 
 
+def _left(image):
+    """What an Image that is decoded says and a Picture has no place for, in words."""
+    info, left = image.info, []
+    if image.format == "MPO" and image.n_frames > 1:
+        left.append("further pictures")
+    if info.keys() & {"gamma", "chromaticity"} and not info.keys() & {"srgb", "icc_profile"}:
+        left.append("gamma")
+    texts = getattr(image, "text", {}).keys() - {"XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type xmp"}
+    if texts or "comment" in info:
+        left.append("texts")
+    if 0x0404 in info.get("photoshop", ()) or image.format == "TIFF" and 33723 in image.tag_v2:
+        left.append("IPTC records")
+    return tuple(f"its {name} {'is' if name == 'gamma' else 'are'} left out" for name in left)
+
+
 def upright_exif(exif, shape):
     """An EXIF block of an upright picture of shape (H, W, ...): orientation 1, its sizes, no thumbnail; the rest, byte
     by byte, as it was. None of one that is damaged."""
@@ -222,7 +239,8 @@ def upright_exif(exif, shape):
             return None
         first, = struct.unpack_from(order + "L", block, 4)
         tags = entries(first)
-        struct.pack_into(order + "L", block, first + 2 + 12 * len(tags), 0)  # of the thumbnail's directory
+        count, = struct.unpack_from(order + "H", block, first)  # of a tag that is there twice both
+        struct.pack_into(order + "L", block, first + 2 + 12 * count, 0)  # of the thumbnail's directory
         if ORIENTATION in tags:
             struct.pack_into(order + "HHLHH", block, tags[ORIENTATION], ORIENTATION, 3, 1, 1, 0)
         if GROUPS[0] in tags:
@@ -244,6 +262,8 @@ def fit(picture, format, size):
     if max(size) > LONGEST[format]:
         raise ValueError(f"`format` (={format}) must hold {size[1]}x{size[0]} pixels; a side has "
                          f"{LONGEST[format]} at most")
+    if format == "tiff" and math.prod(size) * picture.pixels[0, 0].nbytes > MOST:
+        raise ValueError(f"`format` (=tiff) must hold {size[1]}x{size[0]} pixels; a file has 4 GiB at most")
     if format == "jpeg" and alpha:
         raise ValueError("`format` (=jpeg) must hold transparency, and does not")
     exif, xmp = picture.exif, picture.xmp
@@ -259,6 +279,10 @@ def fit(picture, format, size):
         xmp, notes = None, (*notes, "its XMP does not go into jpeg and is left out")
     if picture.pixels.dtype == np.uint16 and format in ("jpeg", "webp"):
         notes = (*notes, f"16 bits became 8, as {format} has no more")
+    if format == "webp" and picture.pixels.shape[2] < 3:
+        notes = (*notes, "grey became colours, as webp has no grey")
+    if format == "webp" and picture.dpi:
+        notes = (*notes, "its resolution is left out, as webp has none")
     return picture._replace(format=format, exif=exif, xmp=xmp, notes=notes)
 
 
