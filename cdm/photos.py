@@ -102,7 +102,7 @@ def find(inputs, out):
     found, wrong, ignored, out = {}, {}, 0, out.resolve()
     for text in map(str, inputs):
         root, paths, none = pathlib.Path(text), [pathlib.Path(text)], "holds no picture"
-        if not root.exists():
+        if not os.path.exists(root):  # nor can a name be that is too long, of which Path.exists makes an error
             wild = [bool(glob.has_magic(part)) for part in root.parts]
             if not any(wild):
                 wrong[text] = "does not exist"
@@ -176,7 +176,10 @@ def _write(outcome, found, out, stages, asked, overwrite, options):
     for stage in (stage for stage in stages if stage.name in used):  # a window, twice: its time without compiling
         window = np.zeros((stage.lowres_size, stage.lowres_size, 3), np.float32)
         label = options.get("label") if stage.classes else None
-        enlarge(window, [stage], (stage.size, stage.size), steps=2, label=label)
+        try:
+            enlarge(window, [stage], (stage.size, stage.size), steps=2, label=label)
+        except jax.errors.JaxRuntimeError as e:
+            raise ValueError(f"`stages` (={stage.name}) must fit into the device's memory with one window: {e}") from e
     costs = [estimate(*job.shape, stages, job.size, **_planned(options)) for job in jobs]
     tqdm.write(_in_words(jobs, costs), file=sys.stderr)
     planned = 0
@@ -232,8 +235,8 @@ def _upscale(job, out, record, stages, metadata, options):
     picture = fit(read(data), job.format, job.size)
     first, seen = stages[0], signs(picture.pixels)
     if seen and first.config.degrade.kind == "bicubic":
-        warning = (f"it shows {' and '.join(seen)}, and {first.name} was trained on clean pictures: it may enlarge that "
-                   "too")
+        warning = (f"it shows {' and '.join(seen)}, and {first.name} was trained on clean pictures: it may enlarge "
+                   "that too")
         picture = picture._replace(notes=(*picture.notes, warning))
     made = enlarge_pixels(picture.pixels, stages, job.size, **options)
     settings = {name: value for name, value in options.items() if name != "progress"}

@@ -326,6 +326,7 @@ def test_globs_folders_and_hidden_files(photos, tmp_path):
     assert find([photos / "*.gif", photos / "none.png", photos], photos)[1] == {
         str(photos / "*.gif"): "matches no picture", str(photos / "none.png"): "does not exist",
         str(photos): "is the folder to write"}
+    assert find([9999 * "a", photos], out)[1] == {9999 * "a": "does not exist"}
     (photos / "deep" / "large.png").write_text("")
     for own in (photos / "**" / "*", photos / "*" / "*", photos):  # what an earlier run made is no input
         assert not {pathlib.Path("deep/large.png"), pathlib.Path("large.png")} & find([own], photos / "deep")[0].keys()
