@@ -3,6 +3,7 @@
     OUT/<the same tree>/name.png         the pictures         OUT/upscaled.jsonl      how each was made, a line each
     OUT/<the same tree>/name.samples/    with samples=K: 1.png to K.png, mean.png, and their standard deviation as
                                          std.npy ([H, W] float32, in shares of the range) and std.png, a heat map
+    OUT/<the same tree>/.name.frames/    what is there of a moving picture, until all its frames are
 
 A picture is done when a line says so of the same input bytes, settings and stages; it is not made again. What lies in
 OUT and was made otherwise is not touched unless `overwrite` says so. A file that can not be done is a line, and the
@@ -29,7 +30,8 @@ from tqdm import tqdm
 import cdm
 from cdm.cascade import check_seed
 from cdm.data.decode import SUFFIXES
-from cdm.images.files import hold, new_folder, writing
+from cdm.images.files import hold, new_folder, replace, sha256, writing
+from cdm.images.moving import NUMBERED, VIDEOS, Moving, assemble, frames, moving
 from cdm.images.pictures import FORMATS, Picture, fit, header, read, write
 from cdm.images.provenance import provenance
 from cdm.images.signs import signs
@@ -50,7 +52,12 @@ class Job(NamedTuple):
     shape: tuple  # (height, width) of the picture
     size: tuple  # and of its result
     work: str  # a hash of all that the result depends on
-    cost: dict  # an estimate
+    cost: dict  # an estimate, of a frame
+    moving: Moving | None = None
+
+    @property
+    def frames(self):
+        return self.moving.frames if self.moving else 1
 
 
 class Outcome(NamedTuple):
@@ -122,8 +129,8 @@ def find(inputs, out):
                 continue
             inside = [p for p in sorted(path.rglob("*")) if p.is_file() and not _made(p, root, out)
                       and not any(part.startswith(".") for part in p.relative_to(path).parts)]
-            pictures += [p for p in inside if p.suffix.lower() in SUFFIXES]
-            ignored += sum(p.suffix.lower() not in SUFFIXES for p in inside)
+            pictures += [p for p in inside if p.suffix.lower() in (*SUFFIXES, *VIDEOS)]
+            ignored += sum(p.suffix.lower() not in (*SUFFIXES, *VIDEOS) for p in inside)
         for path in pictures:
             other = found.setdefault(path.relative_to(root), path)
             if other.resolve() != path.resolve():
@@ -180,7 +187,7 @@ def _write(outcome, found, out, stages, asked, overwrite, options):
             enlarge(window, [stage], (stage.size, stage.size), steps=2, label=label)
         except jax.errors.JaxRuntimeError as e:
             raise ValueError(f"`stages` (={stage.name}) must fit into the device's memory with one window: {e}") from e
-    costs = [estimate(*job.shape, stages, job.size, **_planned(options)) for job in jobs]
+    costs = [_cost(job, stages, options) for job in jobs]
     tqdm.write(_in_words(jobs, costs), file=sys.stderr)
     planned = 0
     with tqdm(total=sum(cost["evaluations"] for cost in costs), unit="window", dynamic_ncols=True,
@@ -188,7 +195,8 @@ def _write(outcome, found, out, stages, asked, overwrite, options):
         for job, cost in zip(jobs, costs):
             planned += cost["evaluations"]
             try:
-                _upscale(job, out, record, stages, asked[-1], {**options, "progress": bar.update})
+                do = _upscale_moving if job.moving else _upscale
+                do(job, out, record, stages, asked[-1], {**options, "progress": bar.update})
                 outcome.done.append(job.file)
             except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError) as e:
                 _fail(outcome, job.path, e)
@@ -198,21 +206,42 @@ def _write(outcome, found, out, stages, asked, overwrite, options):
 def _plan(path, place, stages, asked, options):
     """The Job of a picture file; ValueError if it is none or its result would be too large."""
     scale, size, format, max_pixels, metadata = asked
-    data = path.read_bytes()
-    *shape, own = header(data)
+    if one := moving(path):
+        shape, digest, format = one.size, sha256(path), _moving_format(one, format, options)
+    else:
+        data = path.read_bytes()
+        *shape, own = header(data)
+        digest, format = hashlib.sha256(data).hexdigest(), own if format == "same" else format
     size = target(*shape, scale, size)
     if size[0] * size[1] > max_pixels:
         raise ValueError(f"`max_pixels` (={max_pixels}) must be at least the result's "
                          f"{size[1]}x{size[0]} = {size[0] * size[1]}")
-    format = own if format == "same" else format
-    work = {"input": hashlib.sha256(data).hexdigest(), "size": size, "format": format, "metadata": metadata,
+    work = {"input": digest, "size": size, "format": format, "metadata": metadata,
             "stages": [[stage.sha256, stage.config.sample.to_dict()] for stage in stages], **options}
     work = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
     cost = estimate(*shape, stages, size, **_planned(options))
     if cost["bytes"] > MEMORY:  # of a line that is to become a square the canvas is far larger than the result
         raise ValueError(f"`size` (={size[1]}x{size[0]}) of {shape[1]}x{shape[0]} must need no more memory than the "
                          f"{MEMORY / 2**30:.0f} GiB of this machine, and needs {cost['bytes'] / 2**30:.0f}")
-    return Job(path, place.with_suffix(FORMATS[format]).as_posix(), format, tuple(shape), size, work, cost)
+    suffix = format if one else FORMATS[format]
+    return Job(path, place.with_suffix(suffix).as_posix(), format, tuple(shape), size, work, cost, one)
+
+
+def _moving_format(one, format, options):
+    """The suffix of what becomes of a Moving; ValueError for what can not."""
+    if options.get("samples", 1) > 1:
+        raise ValueError(f"`samples` (={options['samples']}) must be 1 for what moves")
+    if one.kind == "video" or format == "same":
+        return one.suffix
+    if format not in ("png", "webp"):
+        raise ValueError(f"`format` (={format}) must be png, webp or same for its {one.frames} frames")
+    return f".{format}"
+
+
+def _cost(job, stages, options):
+    """The estimate of a job, all its frames."""
+    cost = estimate(*job.shape, stages, job.size, **_planned(options))
+    return {**cost, **{name: job.frames * cost[name] for name in ("windows", "evaluations", "seconds")}}
 
 
 def _in_words(jobs, costs):
@@ -239,11 +268,7 @@ def _upscale(job, out, record, stages, metadata, options):
                    "that too")
         picture = picture._replace(notes=(*picture.notes, warning))
     made = enlarge_pixels(picture.pixels, stages, job.size, **options)
-    settings = {name: value for name, value in options.items() if name != "progress"}
-    about = {"input_sha256": hashlib.sha256(data).hexdigest(), "size": [job.size[1], job.size[0]], "settings": settings,
-             "stages": [{"name": stage.name, "sha256": stage.sha256, "trained_on": stage.config.data.source,
-                         "steps": one["steps"]}
-                        for stage, one in zip(chain(stages, repeat(stages[-1])), job.cost["passes"])]}
+    about = _about(job, hashlib.sha256(data).hexdigest(), stages, options)
     if record.says(job, "begun"):  # and cut short
         for partial in (out / job.file).parent.glob(f".{glob.escape((out / job.file).stem)}.*.partial"):
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
@@ -264,6 +289,36 @@ def _upscale(job, out, record, stages, metadata, options):
                 "notes": picture.notes, "cdm": cdm.__version__, "jax": jax.__version__})
     for note in picture.notes:
         tqdm.write(f"{job.path}: {note}", file=sys.stderr)
+
+
+def _about(job, digest, stages, options):
+    """What is said of how a job was done."""
+    return {"input_sha256": digest, "size": [job.size[1], job.size[0]],
+            "settings": {name: value for name, value in options.items() if name != "progress"},
+            "stages": [{"name": stage.name, "sha256": stage.sha256, "trained_on": stage.config.data.source,
+                        "steps": one["steps"]}
+                       for stage, one in zip(chain(stages, repeat(stages[-1])), job.cost["passes"])]}
+
+
+def _upscale_moving(job, out, record, stages, metadata, options):
+    """Do one job of many frames, all with one noise, so that what stands still does not flicker; those that are there
+    are not made again."""
+    path, about = out / job.file, _about(job, sha256(job.path), stages, options)
+    folder = path.with_name(f".{path.name}.frames")
+    if not record.says(job, "begun"):
+        shutil.rmtree(folder, ignore_errors=True)
+    record.add({"file": job.file, "work": job.work, "state": "begun"})
+    folder.mkdir(parents=True, exist_ok=True)
+    there = next(number for number in range(10**9) if not (folder / (NUMBERED % number)).exists())
+    options["progress"](there * job.cost["evaluations"])
+    for number, pixels in enumerate(frames(job.moving, there), there):
+        write(folder / (NUMBERED % number), Picture(enlarge_pixels(pixels, stages, job.size, **options).image))
+    xmp, comment = (provenance(about, None), json.dumps({"made_by": f"cdm {cdm.__version__}", **about}))
+    replace(path, lambda partial: assemble(job.moving, folder, partial, job.format, *(
+        (xmp, comment) if metadata else ())))
+    shutil.rmtree(folder)
+    record.add({"file": job.file, "work": job.work, "state": "done", "input": str(job.path), **about,
+                "frames": job.frames, "cdm": cdm.__version__, "jax": jax.__version__})
 
 
 def heat(share):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+import re
 import resource
 import shutil
 import signal
@@ -18,6 +19,7 @@ from test_pictures import SRGB, camera, encoded, inner, malformed, outer, smooth
 import cdm
 from cdm import cli
 from cdm.images.files import hold
+from cdm.images.moving import NUMBERED, frames, installed, moving, times
 from cdm.images.pictures import Picture, fit, read, write
 from cdm.images.provenance import SOURCE
 from cdm.photo import bleed, enlarge_pixels
@@ -254,6 +256,66 @@ def test_two_stages_of_one_name_are_told_apart(stage, tmp_path):
     smooth((8, 8)).save(tmp_path / "a.png")
     write_photos([tmp_path / "a.png"], tmp_path / "out", [stage, other], scale=4, steps=1)
     assert [one["sha256"] for one in records(tmp_path / "out")[-1]["stages"]] == [stage.sha256, "another"]
+
+
+def animation(path, count=3):
+    """Frames of which the first and the last are the same."""
+    first, *rest = (smooth((9, 7), seed=i % (count - 1)) for i in range(count))
+    first.save(path, save_all=True, append_images=rest, duration=[40, 120, 80], loop=0)
+
+
+def test_an_animation_keeps_its_times_and_what_stands_still_does_not_flicker(stage, tmp_path):
+    animation(tmp_path / "a.png")
+    made = write_photos([tmp_path / "a.png"], tmp_path / "out", [stage], scale=2, steps=2)
+    assert made.done == ["a.png"] and not made.failed
+    large = moving(tmp_path / "out" / "a.png")
+    assert (large.size, large.frames, times(large)) == ((18, 14), 3, ([40, 120, 80], 0))
+    first, second, third = frames(large)
+    assert np.array_equal(first, third) and not np.array_equal(first, second)
+    np.testing.assert_array_equal(first, cdm.upscale(np.asarray(smooth((9, 7), seed=0)), stage, scale=2, steps=2))
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.png", RECORD}
+    entry = records(tmp_path / "out")[-1]
+    assert (entry["state"], entry["frames"], entry["size"]) == ("done", 3, [14, 18])
+    assert write_photos([tmp_path / "a.png"], tmp_path / "out", [stage], scale=2, steps=2).kept == ["a.png"]
+
+
+def test_frames_that_are_there_are_not_made_again(stage, tmp_path):
+    animation(tmp_path / "a.png")
+    arguments = [tmp_path / "a.png"], tmp_path / "out", [stage], 2
+    write_photos(*arguments, steps=2)
+    lines = (tmp_path / "out" / RECORD).read_text().splitlines()
+    (tmp_path / "out" / RECORD).write_text(lines[0] + "\n")  # begun, and stopped after a frame
+    (tmp_path / "out" / "a.png").unlink()
+    (tmp_path / "out" / ".a.png.frames").mkdir()
+    Image.new("RGB", (14, 18), "red").save(tmp_path / "out" / ".a.png.frames" / (NUMBERED % 0))
+    assert write_photos(*arguments, steps=2).done == ["a.png"]
+    first, _, third = frames(moving(tmp_path / "out" / "a.png"))
+    assert np.all(first == (255, 0, 0)) and not np.array_equal(first, third)
+    (tmp_path / "out" / "a.png").unlink()
+    (tmp_path / "out" / ".a.png.frames").mkdir()  # of other settings
+    Image.new("RGB", (14, 18), "red").save(tmp_path / "out" / ".a.png.frames" / (NUMBERED % 0))
+    assert write_photos(*arguments, steps=1).done == ["a.png"]
+    assert not np.all(next(frames(moving(tmp_path / "out" / "a.png"))) == (255, 0, 0))
+
+
+@pytest.mark.parametrize("changes", [{"samples": 2}, {"format": "jpeg"}, {"format": "tiff"}])
+def test_what_moving_pictures_can_not_become(stage, tmp_path, changes):
+    animation(tmp_path / "a.png")
+    made = write_photos([tmp_path / "a.png"], tmp_path / "out", [stage], scale=2, **changes)
+    assert re.match(r"`(samples|format)` \(=", made.failed[str(tmp_path / "a.png")])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not installed(), reason="ffmpeg is not installed")
+def test_a_video_goes_through_a_stage(stage_folder, tmp_path):
+    subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc2=size=16x8:rate=4:duration=0.5",
+                    tmp_path / "film.mkv"], check=True)
+    assert call(tmp_path, "--stage", stage_folder, "--size", "32x16", "--out", tmp_path / "out") == 0
+    large = moving(tmp_path / "out" / "film.mkv")
+    assert (large.size, large.frames, large.rate) == ((16, 32), 2, "4/1")
+    told = subprocess.run(["ffprobe", "-v", "error", "-show_entries", "format_tags", tmp_path / "out" / "film.mkv"],
+                          capture_output=True, check=True).stdout.decode()
+    assert records(tmp_path / "out")[-1]["stages"][0]["sha256"] in told
 
 
 def test_a_tree_is_mirrored_and_done_work_is_skipped(stage_folder, photos, tmp_path, capfd):
