@@ -1,0 +1,1 @@
+"""Does a picture that is enlarged in windows show them?"""
