@@ -155,10 +155,16 @@ class Stage:
         entry = jnp.minimum((t * len(table)).astype(jnp.int32), len(table) - 1)
         if kind == "table":
             return jnp.asarray(table, jnp.float32)[entry], entry
-        edges = jnp.asarray(np.append(0, 1 / (1 + np.exp(table))), jnp.float32)  # sigma^2, which keeps its digits
-        share = 1 - jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1)))(keys)  # in (0, 1]
-        variance = edges[entry] + share * (edges[entry + 1] - edges[entry])
-        return jnp.log1p(-variance) - jnp.log(variance), None
+        share = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1)))(keys)  # in [0, 1)
+
+        def between(cleaner, own):  # alpha^2 and sigma^2 each from its own table: a difference from 1 has no digits left
+            cleaner, own = jnp.asarray(cleaner, jnp.float32)[entry], jnp.asarray(own, jnp.float32)[entry]
+            return own + share * (cleaner - own)
+
+        alpha2, sigma2 = (1 / (1 + np.exp(sign * table)) for sign in (-1, 1))
+        logsnr = (jnp.log(between(np.append(1, alpha2[:-1]), alpha2))
+                  - jnp.log(between(np.append(0, sigma2[:-1]), sigma2)))
+        return logsnr, None
 
     def regress(self, params, x0, logsnr, eps, label, lowres=None, aug_logsnr=None):
         """The simple loss [B] of what the network makes of x0 [B, H, W, 3] under the noise eps, without weights."""

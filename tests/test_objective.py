@@ -72,6 +72,19 @@ def test_sr3s_levels_fill_each_interval_uniformly_in_alpha2(discrete):
     assert abs(share.std() - 12**-0.5) < 0.02
 
 
+def test_sr3s_levels_keep_their_digits_where_next_to_nothing_is_left_of_the_image(tiny_base):
+    """Of the cosine schedule's last entries alpha^2 is 1e-10, and 1 - alpha^2 is 1 in float32."""
+    tiny_base.diffusion.schedule = {"name": "discrete_cosine", "timesteps": 4000}
+    tiny_base.diffusion.levels = "interval"
+    stage = Stage(tiny_base, CLASSES)
+    t, keys = jnp.full(1000, 1 - 2.0**-20), jax.random.split(jax.random.key(0), 1000)
+    logsnr = np.asarray(stage.level(t, keys)[0], np.float64)
+    alpha2, (low, high) = 1 / (1 + np.exp(-logsnr)), 1 / (1 + np.exp(-stage.schedule.table[[-1, -2]]))
+    share = (alpha2 - low) / (high - low)
+    assert np.all((share >= -1e-4) & (share <= 1 + 1e-4)) and len(np.unique(share)) > 900
+    assert abs(share.mean() - 0.5) < 0.05 and abs(share.std() - 12**-0.5) < 0.03
+
+
 @pytest.fixture
 def learned(discrete):
     discrete.diffusion.levels, discrete.diffusion.variance = "table", "learned"
