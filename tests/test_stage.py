@@ -102,6 +102,21 @@ def test_blur_is_a_coin_of_each_example_that_the_network_is_not_told(tiny_sr):
     assert len(np.unique(given["aug_logsnr"])) == 1
 
 
+def test_blur_and_noise_go_together_the_blur_first(tiny_sr):
+    """What the noise is taken off of is the blurred picture: at level 0 of the same examples it is seen."""
+    tiny_sr.augment.blur_probability = 0.5
+    examples = batch(64, 16)
+    both = shown(tiny_sr, *examples)
+    tiny_sr.augment.max_level, tiny_sr.sample.aug_level = 0.0, 0.0
+    blurred = np.asarray(shown(tiny_sr, *examples)["lowres"])
+    plain = np.abs(blurred - resize(to_float(examples[0]), 8)).reshape(64, -1).max(1) < 1e-3
+    assert 16 < plain.sum() < 48
+    alpha, sigma = process.alpha_sigma(both["aug_logsnr"], blurred)
+    noise = np.asarray((both["lowres"] - alpha * blurred) / sigma)
+    np.testing.assert_allclose(noise.std(axis=(1, 2, 3)), 1, atol=0.25)  # as without blur, above
+    assert abs(noise.mean()) < 0.05
+
+
 def test_classes_are_dropped_at_their_rate(tiny_base):
     tiny_base.train.class_dropout = 0.25
     image, label, index = batch(2000, 8)
