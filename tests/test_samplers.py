@@ -4,6 +4,8 @@ For x_0 ~ N(mu, S) the denoiser is E[x_0 | x_t] = mu + alpha S (alpha^2 S + sigm
 probability flow keeps (alpha^2 S + sigma^2)^-1/2 (x_t - alpha mu) constant.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,8 @@ every_sampler = pytest.mark.parametrize("name", SAMPLERS)
 BATCH = 16384
 MEAN = np.array([0.3, -0.2])
 COVARIANCE = np.array([[0.09, 0.05], [0.05, 0.04]])
+# A mixture of three Gaussians.
+SHARES, CENTRES, SPREAD = np.array([0.5, 0.3, 0.2]), np.array([[-0.6, -0.2], [0.5, -0.5], [0.3, 0.7]]), 0.1
 
 
 def coefficients(name, knots):
@@ -60,13 +64,23 @@ def denoiser(mean, covariance):
     return denoise
 
 
-@jax.jit
-def draw(plan, seed):
-    """BATCH images of N(MEAN, COVARIANCE), [BATCH, 1, 2, 1]: one program for every sampler and number of steps."""
+def mixture(x, logsnr):
+    """The exact denoiser of two-pixel images drawn from the Gaussians of SHARES, CENTRES and SPREAD."""
+    alpha, sigma = process.alpha_sigma(logsnr[:, None, None])
+    centred = x.reshape(-1, 1, 2) - alpha * jnp.asarray(CENTRES, jnp.float32)
+    variance = alpha**2 * SPREAD**2 + sigma**2
+    share = jax.nn.softmax(np.log(SHARES) - (centred**2).sum(-1) / (2 * variance[..., 0]))
+    each = CENTRES + alpha * SPREAD**2 / variance * centred
+    return process.prediction("x0", (share[..., None] * each).sum(1).reshape(x.shape), x, logsnr)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def draw(plan, seed, denoise=denoiser(MEAN, COVARIANCE)):
+    """BATCH images by an exact denoiser, [BATCH, 1, 2, 1]: one program for every sampler and number of steps."""
     def noise(i):
         return jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), (BATCH, 1, 2, 1))
 
-    return samplers.sample(plan, denoiser(MEAN, COVARIANCE), noise, noise(samplers.CAPACITY))
+    return samplers.sample(plan, denoise, noise, noise(samplers.CAPACITY))
 
 
 def assert_moments(x, mean, covariance):
@@ -86,6 +100,20 @@ def test_a_sampler_draws_from_the_gaussian(name):
     sampler, options = SAMPLERS[name]
     plan = samplers.plan(sampler, grids.grid(schedules.Cosine(-12.0, 12.0), 500), **options)
     assert_moments(draw(plan, 0), MEAN, COVARIANCE)
+
+
+@every_sampler
+def test_a_sampler_draws_from_the_mixture(name):
+    """Each mode by its share, and the moments of the whole."""
+    sampler, options = SAMPLERS[name]
+    x = draw(samplers.plan(sampler, grids.grid(schedules.Cosine(-12.0, 12.0), 500), **options), 5, mixture)
+    mean = SHARES @ CENTRES
+    assert_moments(x, mean, (CENTRES - mean).T * SHARES @ (CENTRES - mean) + SPREAD**2 * np.eye(2))
+    distance = np.linalg.norm(np.asarray(x).reshape(-1, 1, 2) - CENTRES, axis=2)
+    found = np.bincount(distance.argmin(1), minlength=3) / BATCH
+    assert np.all(np.abs(found - SHARES) <= 5 * np.sqrt(SHARES * (1 - SHARES) / BATCH) + 0.005)
+    # The "small" variance is one of a known x0, and so too small, by the size of the steps.
+    assert np.mean(distance.min(1) ** 2) == pytest.approx(2 * SPREAD**2, rel=0.08)
 
 
 @pytest.mark.parametrize("name", ["ancestral_small", "ddim_0", "dpmpp_2m", "dpmpp_2m_sde", "heun", "heun_churn"])
@@ -209,6 +237,33 @@ def flow_error(name, steps):
 @pytest.mark.parametrize("name, order", [("ddim_0", 1), ("dpmpp_2m", 2), ("heun", 2)])
 def test_the_order_of_convergence(name, order):
     errors = np.array([flow_error(name, steps) for steps in (64, 128, 256, 512)])
+    np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), order, atol=0.2)
+
+
+def variance_error(sampler, options, steps):
+    """Error of the variance of N(0.3, 0.5), -6 to 6, in float64: the exact denoiser is linear, and so a row is a matrix
+    on the mean and the covariance of (x, x0 of the row before)."""
+    mean, variance = 0.3, 0.5
+    knots = grids.grid(schedules.Cosine(-6.0, 6.5), steps, stop_logsnr=6.0)
+    start, end = alpha_sigma(knots[0]), alpha_sigma(knots[-1])
+    expected, covariance = np.array([start[0] * mean, 0]), np.diag([start[0] ** 2 * variance + start[1] ** 2, 0])
+    for logsnr, (a, b, c, d, _) in zip(*samplers.SAMPLERS[sampler](knots, **options)):
+        alpha, sigma = alpha_sigma(logsnr)
+        gain = alpha * variance / (alpha**2 * variance + sigma**2)
+        offset = mean - gain * alpha * mean
+        row = np.array([[a + b * gain, c], [gain, 0]])
+        expected = row @ expected + offset * np.array([b, 1])
+        covariance = row @ covariance @ row.T + np.diag([d**2, 0])
+    np.testing.assert_allclose(expected[0], end[0] * mean, rtol=1e-9)  # whatever the steps
+    return np.abs(covariance[0, 0] - end[0] ** 2 * variance - end[1] ** 2)
+
+
+@pytest.mark.parametrize("sampler, options, order", [
+    ("ancestral", dict(variance="small"), 1), ("ancestral", dict(variance="large"), 1), ("ddim", dict(eta=0.5), 1),
+    ("dpmpp_2m_sde", {}, 2), ("heun", dict(churn=4.0, churn_noise=1.0), 2)])
+def test_the_order_of_convergence_of_what_draws_noise(sampler, options, order):
+    """In distribution: EDM's own noise of 1.003 would leave an error that no number of steps removes."""
+    errors = np.array([variance_error(sampler, options, steps) for steps in (64, 128, 256, 512)])
     np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), order, atol=0.2)
 
 
