@@ -138,6 +138,16 @@ def test_a_shift_is_the_level_of_a_smaller_image():
     np.testing.assert_allclose(np.log(alpha2 / (sigma2 / 8**2)), plain.logsnr(t), atol=1e-9)
 
 
+def test_input_scaling_is_a_shift():
+    """Chen 2023: x_t = alpha b x_0 + sigma eps of pictures of unit variance, divided by its deviation."""
+    b, t, plain = 0.4, np.linspace(0.05, 0.95, 19), schedules.Cosine(-60.0, 60.0)
+    alpha, sigma = (np.sqrt(1 / (1 + np.exp(sign * plain.logsnr(t)))) for sign in (-1, 1))
+    deviation = np.sqrt((alpha * b) ** 2 + sigma**2)
+    shifted = schedules.Cosine(-60.0, 60.0, 2 * np.log(b)).logsnr(t)
+    np.testing.assert_allclose(1 / (1 + np.exp(-shifted)), (alpha * b / deviation) ** 2, rtol=1e-9)
+    np.testing.assert_allclose(1 / (1 + np.exp(shifted)), (sigma / deviation) ** 2, rtol=1e-9)
+
+
 def test_the_flow_is_the_straight_path():
     """x_t = (1 - t) x_0 + t eps has SNR ((1 - t) / t)^2."""
     t = np.linspace(0.01, 0.99, 99)
