@@ -107,6 +107,14 @@ def test_a_student_that_is_its_teacher_is_wrong_by_the_step_alone(folders):
     assert student.loss(teacher.params, *arguments, teacher.lesson(teacher.params))[0] > 1e-5
 
 
+def test_a_student_may_weigh_noise_levels_in_its_own_way(folders):
+    """Salimans and Ho 2022, sec. 4: what weight there is on x0 where a student's first step is."""
+    teacher, student = taught(folders / "base", 4, overrides=["--config.diffusion.weight=truncated_snr"])
+    assert student.config.diffusion.weight == "truncated_snr" != load_config(folders / "base").diffusion.weight
+    with pytest.raises(ValueError, match="must be of the student's `diffusion.target`"):
+        taught(folders / "base", 4, overrides=["--config.diffusion.target=x0"])
+
+
 def test_students_sample_in_few_steps_what_their_teacher_samples_in_many(folders, tmp_path):
     overrides = ["--config.train.images=800", "--config.train.batch_size=16", "--config.train.learning_rate=0.002",
                  "--config.checkpoint.every=800", "--config.log.every=800"]

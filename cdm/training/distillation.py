@@ -40,7 +40,8 @@ class Teacher:
              f"{', '.join(self._stage.classes) or 'none'}")
         for name in differences(self._stage.config.to_dict(), config.to_dict()):
             same = not name.startswith(("size", "lowres_size", "model.", "diffusion."))
-            need(same or name in ("model.remat", "model.dropout"), f"be of the student's `{name}`")
+            own = ("model.remat", "model.dropout", "diffusion.weight", "diffusion.weight_bias", "diffusion.norm")
+            need(same or name in own, f"be of the student's `{name}`")  # those say how it learns, not what it is
         steps = config.sample.steps
         # Checked as any sampling is: guidance, and as many levels as the schedule has.
         self._settings = settings_of(self._stage, steps=2 * steps, sampler="ddim", grid="time", eta=0.0,
