@@ -12,7 +12,7 @@ import pytest
 
 from cdm import cascade as runner
 from cdm.cascade import Cascade, load_cascade, sample_stage
-from cdm.diffusion import process
+from cdm.diffusion import process, samplers
 from cdm.images.resize import to_uint8
 from cdm.samples import write_samples
 
@@ -226,7 +226,7 @@ def grey(cascade, make_stage):
     return Cascade([stage, cascade.stages[1]])
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
 def test_a_truncated_stage_stops_at_exactly_the_level_it_hands_on(grey, sampler):
     for level in (0.2, 0.5):
         handed = outputs(grey, GREYS, hand_over="truncated", aug_level=level, sampler=sampler, steps=5)["base_8"]
