@@ -12,7 +12,8 @@ from cdm.cascade import Cascade, load_cascade, write_sampling
 from cdm.evals import page, scoring, tune
 from cdm.evals.report import lowres, report
 from cdm.images.files import read_image
-from cdm.settings import settings_of
+from cdm.settings import plan, settings_of
+from cdm.stage import Stage
 
 N = 8  # of each of three classes
 
@@ -214,3 +215,12 @@ def test_a_stage_folder_has_no_settings_to_search(base_stage, convolution, guide
     with pytest.raises(ValueError, match="^`cascade` .* must be a cascade folder"):
         search(tmp_path / "base_8", convolution, guided, tmp_path / "work")
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("sampler,option", [("ddim", "eta"), ("heun", "churn")])
+@pytest.mark.parametrize("steps", [1, 4, 5])
+def test_the_cost_of_a_candidate_is_what_its_plan_evaluates(tiny_base, sampler, option, steps):
+    stage = Stage(tiny_base, ("a", "b"))
+    for guidance in (0.0, 1.0):
+        settings = settings_of(stage, sampler=sampler, steps=steps, guidance=guidance, **{option: 0.0})
+        assert tune.cost(settings) == int(plan(stage, settings).steps) * (2 if guidance else 1)

@@ -72,7 +72,10 @@ def _kept(now, sampler):
 
 def cost(settings):
     """Network evaluations an image."""
-    return settings.steps * (2 if settings.guidance else 1)
+    steps = settings.steps
+    if settings.sampler == "heun":  # an even number leaves one over
+        steps = 2 * samplers.intervals("heun", steps) - 1
+    return steps * (2 if settings.guidance else 1)
 
 
 def rungs(count, budget, classes):
