@@ -165,6 +165,8 @@ def _write(outcome, found, out, stages, asked, overwrite, options):
             other = taken.setdefault(job.file, path)
             if other != path:
                 raise ValueError(f"would become {job.file}, as {other} does: give it another `out`")
+            if (out / job.file).resolve() == path.resolve():
+                raise ValueError("would be written over itself: give another `out`")
             places = out / job.file, _samples(out / job.file)
             wanted = places[: 1 + (options.get("samples", 1) > 1)]
             if record.says(job, "done") and all(p.exists() for p in wanted):
@@ -295,7 +297,9 @@ def _about(job, digest, stages, options):
     """What is said of how a job was done."""
     return {"input_sha256": digest, "size": [job.size[1], job.size[0]],
             "settings": {name: value for name, value in options.items() if name != "progress"},
-            "stages": [{"name": stage.name, "sha256": stage.sha256, "trained_on": stage.config.data.source,
+            # A path's last name alone: pictures travel, and folders have the names of people.
+            "stages": [{"name": stage.name, "sha256": stage.sha256,
+                        "trained_on": pathlib.PurePath(stage.config.data.source).name,
                         "steps": one["steps"]}
                        for stage, one in zip(chain(stages, repeat(stages[-1])), job.cost["passes"])]}
 

@@ -18,6 +18,7 @@ from test_pictures import SRGB, camera, encoded, inner, malformed, outer, smooth
 
 import cdm
 from cdm import cli
+from cdm import config as configs
 from cdm.images.files import hold
 from cdm.images.moving import NUMBERED, frames, installed, moving, times
 from cdm.images.pictures import Picture, fit, read, write
@@ -256,6 +257,23 @@ def test_two_stages_of_one_name_are_told_apart(stage, tmp_path):
     smooth((8, 8)).save(tmp_path / "a.png")
     write_photos([tmp_path / "a.png"], tmp_path / "out", [stage, other], scale=4, steps=1)
     assert [one["sha256"] for one in records(tmp_path / "out")[-1]["stages"]] == [stage.sha256, "another"]
+
+
+def test_pictures_do_not_tell_where_a_stage_had_its_pictures_from(stage, tmp_path):
+    tree = stage.config.to_dict()
+    tree["data"]["source"] = "/home/somebody/pictures"
+    local = Stage(configs.from_dict(tree), stage.classes, stage.params)
+    smooth((8, 8)).save(tmp_path / "a.png")
+    write_photos([tmp_path / "a.png"], tmp_path / "out", [local], scale=2, steps=1)
+    assert records(tmp_path / "out")[-1]["stages"][0]["trained_on"] == "pictures"
+    assert b"somebody" not in (tmp_path / "out" / "a.png").read_bytes()
+
+
+def test_an_input_is_never_overwritten_by_what_becomes_of_it(stage, tmp_path):
+    smooth((8, 8)).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    made = write_photos([tmp_path / "a.png"], tmp_path, [stage], scale=2, overwrite=True)
+    assert "over itself" in made.failed[str(tmp_path / "a.png")] and (tmp_path / "a.png").read_bytes() == before
 
 
 def animation(path, count=3):
