@@ -46,6 +46,8 @@ PLANNED = ("steps", "aug_level", "sampler", "guidance", "label", "samples", "fid
 
 
 class Job(NamedTuple):
+    """A picture, or what moves, that is to be upscaled."""
+
     path: pathlib.Path
     file: str  # below OUT
     format: str
@@ -61,6 +63,8 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
+    """What became of all the inputs."""
+
     done: list  # files below OUT
     kept: list  # that were done before
     failed: dict  # {input: why}
@@ -317,9 +321,8 @@ def _upscale_moving(job, out, record, stages, metadata, options):
     options["progress"](there * job.cost["evaluations"])
     for number, pixels in enumerate(frames(job.moving, there), there):
         write(folder / (NUMBERED % number), Picture(enlarge_pixels(pixels, stages, job.size, **options).image))
-    xmp, comment = (provenance(about, None), json.dumps({"made_by": f"cdm {cdm.__version__}", **about}))
-    replace(path, lambda partial: assemble(job.moving, folder, partial, job.format, *(
-        (xmp, comment) if metadata else ())))
+    said = (provenance(about), json.dumps({"made_by": f"cdm {cdm.__version__}", **about})) if metadata else ()
+    replace(path, lambda partial: assemble(job.moving, folder, partial, job.format, *said))
     shutil.rmtree(folder)
     record.add({"file": job.file, "work": job.work, "state": "done", "input": str(job.path), **about,
                 "frames": job.frames, "cdm": cdm.__version__, "jax": jax.__version__})

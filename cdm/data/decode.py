@@ -5,10 +5,10 @@ import io
 import numpy as np
 from PIL import Image
 
-from cdm.images.pictures import reason
+from cdm.images.pictures import reason, transparent, turn_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-# EXIF 2.3, tag 0x0112: how the camera was held.
+# EXIF 2.3: how a picture that was stored so comes upright, of those that do not lie so.
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
          8: Image.Transpose.ROTATE_90}
@@ -26,14 +26,13 @@ class Unreadable(ValueError):
 def decode(data):
     """Bytes of an image file as [H, W, 3] uint8 RGB: the first frame, turned as its EXIF says, composited on white."""
     with Image.open(io.BytesIO(data)) as image:
-        turn = _turn(image)
-        if turn is not None:
+        if turn := TURNS.get(turn_of(image)):
             image = image.transpose(turn)
         if image.mode == "F":
             raise ValueError("its pixels are floats, whose black and white nobody knows")
         if image.mode.startswith("I"):  # 16 bits, which Pillow would clip, not scale
             return np.repeat((np.asarray(image)[..., None] / 257).round().clip(0, 255).astype(np.uint8), 3, axis=2)
-        if _transparent(image):
+        if transparent(image):
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return np.asarray(image.convert("RGB"))
@@ -60,21 +59,10 @@ def oddities(data):
             found["16-bit"] = "scaled to 8 bits"
         elif image.mode not in ("RGB", "RGBA", "L", "LA", "1"):
             found[f"mode {image.mode}"] = "converted to RGB"
-        if _transparent(image):
+        if transparent(image):
             found["alpha"] = "composited on white"
-        if _turn(image) is not None:
+        if turn_of(image) in TURNS:
             found["EXIF-rotated"] = "turned upright"
         if getattr(image, "is_animated", False):
             found["animated"] = "its first frame is read"
         return found
-
-
-def _transparent(image):
-    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-
-
-def _turn(image):
-    try:
-        return TURNS.get(image.getexif().get(0x0112))
-    except Exception:  # a broken EXIF block is no reason to lose the picture
-        return None

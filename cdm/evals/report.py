@@ -64,10 +64,7 @@ def _run(cascade, j, real, entered, out, seed, batch_size):
     stage, folder = cascade.stages[j], out / f"from_{cascade.stages[j].name}"
     files = [file_name(cascade.classes, *pair) for pair in real.pairs]
     if j:
-        below = folder / cascade.stages[j - 1].name
-        for i, file in enumerate(files):
-            if not (below / file).exists():
-                write_image(below / file, to_float(lowres(stage, entered.read(i))))
+        write_lowres(folder / cascade.stages[j - 1].name, files, stage, entered)
     write_samples(cascade, folder, list(real.labels), real.n, seed, batch_size, start_at=stage.name if j else None)
     last = len(cascade.stages) - 1
     return {(j, k): ImageSet(folder if k == last else folder / cascade.stages[k].name, chosen=files)
@@ -77,6 +74,13 @@ def _run(cascade, j, real, entered, out, seed, batch_size):
 def lowres(stage, picture):
     """What a super-resolution stage is given of a real picture: uint8, as a stage below would hand it on."""
     return to_uint8(resize(to_float(picture), stage.lowres_size))
+
+
+def write_lowres(folder, files, stage, entered):
+    """Write what a super-resolution stage is given of each real picture of an ImageSet, those that are not there yet."""
+    for i, file in enumerate(files):
+        if not (folder / file).exists():
+            write_image(folder / file, to_float(lowres(stage, entered.read(i))))
 
 
 def _measure(stages, made, entered, scorer):

@@ -2,7 +2,7 @@
 
 Frames are read one after the other and are whole pictures; what becomes of them lies in a folder of numbered PNG files
 until all are there, and is then put together: an animation with the durations and loops of the first, a video with its
-rate and, copied as they are, its sound and subtitles.
+rate and, copied as it is, its sound.
 """
 
 import contextlib

@@ -89,14 +89,14 @@ def header(data):
     with _opened(io.BytesIO(data)) as image:
         # The size of a TIFF is that of what Pillow turns upright when it decodes it.
         width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
-        return *((width, height) if _turn(image) >= 5 else (height, width)), KEPT.get(image.format, "png")
+        return *((width, height) if turn_of(image) >= 5 else (height, width)), KEPT.get(image.format, "png")
 
 
 def read(data):
     """The Picture in the bytes of a file; ValueError for one that can not be read."""
     with _opened(io.BytesIO(data)) as image:
         pixels, icc, notes = decode(image, lambda: _opened(io.BytesIO(data)))
-        pixels = np.ascontiguousarray(TURNS[_turn(image)](pixels))  # of a TIFF Pillow has done it by now
+        pixels = np.ascontiguousarray(TURNS[turn_of(image)](pixels))  # of a TIFF Pillow has done it by now
         exif = _exif(image)
         if exif:
             exif = upright_exif(exif, pixels.shape)
@@ -114,8 +114,7 @@ def decode(image, again=None):
     """(pixels [H, W, C], colour profile or None, notes) of an Image as it is stored; again(): a context that opens it
     anew, to decode 16 bits of colour in two goes, which one that is loaded no longer has."""
     icc, mode, notes = image.info.get("icc_profile"), image.mode, ()
-    see_through = mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-    raw = _raw(image)
+    see_through, raw = transparent(image), _raw(image)
     if mode == "F" or mode == "I" and image.format != "PPM":
         raise Unreadable("can not be read (its pixels are of 32 bits, whose black and white nobody knows)")
     if ";16" in raw and mode in ("RGB", "RGBA"):
@@ -185,7 +184,13 @@ def _through_profile(image, icc):
     return image.convert("RGB"), None
 
 
-def _turn(image):
+def transparent(image):
+    """Whether an Image has alpha, or a colour that stands for it."""
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def turn_of(image):
+    """How an Image is stored by its EXIF, a key of TURNS."""
     try:
         turn = image.getexif().get(ORIENTATION)
     except Exception:  # a broken EXIF block is no reason to lose the picture

@@ -27,13 +27,12 @@ from cdm.cascade import Cascade, load_cascade, shipped
 from cdm.data.sources import EMBEDDED, open_source
 from cdm.evals import knots, page, scoring
 from cdm.evals.features import load_extractor
-from cdm.evals.report import lowres
+from cdm.evals.report import write_lowres
 from cdm.evals.sets import ImageSet
 from cdm.evals.tune import Search
-from cdm.images.files import hold, write_image, write_json
-from cdm.images.resize import to_float
+from cdm.images.files import hold, write_json
 from cdm.samples import file_name, write_samples
-from cdm.settings import settings_of
+from cdm.settings import OPTIONS, settings_of
 from cdm.stage import load_stage
 from experiments.demo.train import cdm as command
 
@@ -68,9 +67,8 @@ class Bench:
     def measure(self, search, k, tried, n, below=None):
         """Rows of stage k of the cascade of `search`, one for each of `tried`, {name: settings}."""
         now, rows = search.cascade.settings()[k], []
-        options = {"eta", "churn", "variance"}
         for i, (name, changes) in enumerate(tried.items()):
-            kept = {key: value for key, value in now._asdict().items() if key not in options}
+            kept = {key: value for key, value in now._asdict().items() if key not in OPTIONS.values()}
             settings = settings_of(search.cascade.stages[k], **{**kept, **changes})
             rows.append({"name": name, **search.measure(k, i, settings, n, below)})
         return rows
@@ -98,11 +96,9 @@ class Bench:
     def real_input(self, stage):
         """A folder of low-res input made of held-out pictures, for the stage after the base."""
         real = scoring.Real(f"{EMBEDDED}:heldout", self.cascade.classes, self.n)
-        folder, pictures = self.work / f"real_input_of_{stage.name}", real.at(stage.size)
-        for i, pair in enumerate(real.pairs):
-            path = folder / file_name(self.cascade.classes, *pair)
-            if not path.exists():
-                write_image(path, to_float(lowres(stage, pictures.read(i))))
+        folder = self.work / f"real_input_of_{stage.name}"
+        write_lowres(folder, [file_name(self.cascade.classes, *pair) for pair in real.pairs], stage,
+                     real.at(stage.size))
         return folder
 
     def generated_input(self):
