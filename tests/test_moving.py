@@ -53,6 +53,28 @@ def test_a_single_picture_does_not_move(tmp_path):
     assert moving(tmp_path / "broken.gif") is None
 
 
+@pytest.mark.parametrize("suffix,options", [(".gif", {}), (".webp", {"lossless": True}), (".png", {})])
+def test_a_broken_animation_is_an_error_of_one_line_wherever_it_breaks(tmp_path, suffix, options):
+    data = animation(tmp_path / f"a{suffix}", **options).read_bytes()
+    told = 0
+    for cut in range(len(data) // 4, len(data), 7):
+        for broken in (data[:cut], data[:cut] + bytes([data[cut] ^ 0xFF]) + data[cut + 1 :]):
+            (tmp_path / f"b{suffix}").write_bytes(broken)
+            one = moving(tmp_path / f"b{suffix}")
+            if one:
+                try:
+                    list(frames(one))
+                except ValueError as e:
+                    told += "can not be read" in str(e) and "\n" not in str(e)
+    assert told
+
+
+def test_what_has_no_frame_is_a_line(tmp_path):
+    one = moving(animation(tmp_path / "a.png"))
+    with pytest.raises(ValueError, match="no frame"):
+        assemble(one, tmp_path / "none", tmp_path / "b.png", ".png")
+
+
 @pytest.fixture
 def film(tmp_path):
     """Half a second of a moving picture, with a tone."""

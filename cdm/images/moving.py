@@ -18,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageSequence
 
+from cdm.images.pictures import Unreadable, reason
+
 ANIMATED = ("GIF", "WEBP", "PNG")
 VIDEOS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi"}  # muxers
 NUMBERED = "%08d.png"
@@ -88,11 +90,14 @@ def times(one):
 def frames(one, start=0):
     """Iterate the frames of a Moving from number `start`: [H, W, C] uint8, C 3 or 4."""
     if one.kind == "animation":
-        with Image.open(one.path) as image:
-            for number, frame in enumerate(ImageSequence.Iterator(image)):
-                if number >= start:
-                    opaque = frame.mode in ("RGB", "L") and "transparency" not in frame.info
-                    yield np.asarray(frame.convert("RGB" if opaque else "RGBA"))
+        try:
+            with Image.open(one.path) as image:
+                for number, frame in enumerate(ImageSequence.Iterator(image)):
+                    if number >= start:
+                        opaque = frame.mode in ("RGB", "L") and "transparency" not in frame.info
+                        yield np.asarray(frame.convert("RGB" if opaque else "RGBA"))
+        except Exception as e:  # decoders of broken files raise anything
+            raise Unreadable(f"can not be read ({reason(e)})") from e
         return
     height, width = one.size
     command = ("ffmpeg", "-v", "error", "-i", one.path, "-map", "0:v:0", "-r", one.rate, "-f", "rawvideo",
@@ -117,6 +122,8 @@ def assemble(one, folder, path, suffix, xmp=None, comment=None):
     .png, of a video as one of VIDEOS. `xmp` goes into a WebP, `comment` into a video."""
     folder = pathlib.Path(folder)
     files = sorted(folder.glob("*.png"))
+    if not files:
+        raise ValueError(f"{one.path.name} holds no frame that can be read")
     if one.kind == "video":
         with Image.open(files[0]) as image:
             even = all(side % 2 == 0 for side in image.size)
