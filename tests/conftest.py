@@ -120,6 +120,14 @@ def sr_stage(make_stage):
 
 
 @pytest.fixture(scope="session")
+def stage_folder(sr_stage, tmp_path_factory):
+    """The folder of `sr_stage`."""
+    folder = tmp_path_factory.mktemp("stages") / "sr_16"
+    sr_stage.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def cascade(base_stage, sr_stage, make_stage):
     """8 -> 16 -> 32 px, every sampler's noise and every input of consequence."""
     return Cascade([base_stage, sr_stage, make_stage(tiny(configs.sr_stage("sr_32", 16, 32)), seed=2)])
