@@ -10,6 +10,8 @@ held-out pictures and 16 levels even in logSNR: one measure for all targets.
 
 1. samplers: the shipped stages, each by every sampler at several numbers of network evaluations; all else as shipped,
    and the input of each that of the shipped stages below it.
+   variance: base_32 with learned variance (learned.py), trained for as many images as those of 2, by the three
+   variances of an ancestral step on subsequences of its 4000.
 2. targets: base_32 and sr_64 of configs/demo trained anew to say eps, x0 or v, each with uniform weight in its own
    space, for the few images that are named here.
 3. augmentation: sr_64 trained anew with none, with noise (level up to 0.5), with blur (half of the pictures, sigma 0.4
@@ -38,8 +40,9 @@ from experiments.demo.train import cdm as command
 
 SAMPLERS = {"ancestral, small": {"sampler": "ancestral", "variance": "small"},
             "ancestral, large": {"sampler": "ancestral", "variance": "large"},
-            "ddim": {"sampler": "ddim"}, "dpmpp_2m": {"sampler": "dpmpp_2m"},
-            "dpmpp_2m_sde": {"sampler": "dpmpp_2m_sde"}, "heun": {"sampler": "heun"}}
+            "ddim": {"sampler": "ddim"}, "ddim, eta 0.5": {"sampler": "ddim", "eta": 0.5},
+            "dpmpp_2m": {"sampler": "dpmpp_2m"}, "dpmpp_2m_sde": {"sampler": "dpmpp_2m_sde"},
+            "heun": {"sampler": "heun"}, "heun, churn 5": {"sampler": "heun", "churn": 5.0}}
 # Of each stage: network evaluations, and images of each class over those of the first.
 STAGES = {"base_32": ((4, 8, 16, 32), 1.0), "sr_64": ((2, 4, 8, 16), 1.0), "sr_128": ((2, 4, 8), 0.5),
           "sr_256": ((2, 4, 8), 0.5)}
@@ -73,16 +76,18 @@ class Bench:
             rows.append({"name": name, **search.measure(k, i, settings, n, below)})
         return rows
 
-    def trained(self, name, config, changes):
-        """(its name, the stage) of configs/demo/<config>.py, trained with changes for the images that all get here."""
+    def trained(self, name, config, changes, file=None):
+        """(its name, the stage) of configs/demo/<config>.py, or of `file`, trained with changes for the images that all
+        get here."""
         name = f"{config}_{name}_{self.images[config]}"
         run, stage = self.work / "runs" / name, self.work / "stages" / name
         warm = max(self.images[config] // 10, 1)
         changes = {"train.images": self.images[config], "train.warmup": warm, "train.ema_half_life": warm,
                    "log.grid": 10**9, **changes}
         if not stage.exists():
-            command("train", f"--config={pathlib.Path(__file__).parents[2] / 'configs' / 'demo' / config}.py",
-                    f"--workdir={run}", *(f"--config.{key}={value}" for key, value in changes.items()))
+            file = file or pathlib.Path(__file__).parents[2] / "configs" / "demo" / f"{config}.py"
+            command("train", f"--config={file}", f"--workdir={run}",
+                    *(f"--config.{key}={value}" for key, value in changes.items()))
             command("export", run, "--out", stage)
         return name, load_stage(stage)
 
@@ -125,6 +130,19 @@ def samplers(bench):
         found[stage.name] = bench.measure(search, k, tried, n, below)
         bench.cascade.sampling[stage.name] = before
     return found
+
+
+def variance(bench):
+    """The rest of part 1: rows."""
+    name, stage = bench.trained("learned", "base_32", {}, pathlib.Path(__file__).with_name("learned.py"))
+    tried = {f"ancestral, {kind}, {s}": {"sampler": "ancestral", "variance": kind, "steps": s}
+             for kind in ("small", "large", "learned") for s in STAGES["base_32"][0][1:]}
+    return bench.measure(bench.search(f"variance/{name}", Cascade([stage])), 0, tried, bench.n)
+
+
+def losses(bench):
+    """Held-out losses of the shipped stages, {name: loss}."""
+    return {stage.name: bench.loss(stage) for stage in bench.cascade.stages}
 
 
 def targets(bench):
@@ -179,20 +197,25 @@ def students(bench):
     return found
 
 
-PARTS = {"samplers": samplers, "targets": targets, "augmentation": augmentation, "students": students}
+PARTS = {"losses": losses, "samplers": samplers, "variance": variance, "targets": targets,
+         "augmentation": augmentation, "students": students}
 
 
 def show(result):
     """The parts of the page."""
     shown = [page.paragraph("Kernel distances in lite0 features from the training emoji, ± one standard error.")]
     few = result.get("students", [])
-    for stage, rows in result.get("samplers", {}).items():
+    tables = [*result.get("samplers", {}).items(), *([("base_32, learned variance", result["variance"])]
+                                                     if "variance" in result else [])]
+    for stage, rows in tables:
         series = {}
         for row in rows:
             kind = row["name"].rpartition(", ")[0]
             series.setdefault(kind, []).append((row["evaluations"], row["score"], row["error"]))
         if stage == "base_32" and few:
             series["students"] = [(row["evaluations"], row["score"], row["error"]) for row in few]
+        if stage in result.get("losses", {}):
+            shown.append(page.paragraph(f"{stage}: held-out loss of v {result['losses'][stage]:.4f}."))
         shown.append(page.points(series, "network evaluations an image", "kernel distance", f"{stage}, "
                                  f"{rows[0]['n']} images of each class"))
         steps = list(dict.fromkeys(x for of in series.values() for x, *_ in sorted(of)))
