@@ -5,6 +5,7 @@ from setuptools import find_packages, setup
 TFDS = "tensorflow-datasets>=4.9.9,<5"
 STUDY = ["starlette>=1,<2", "uvicorn>=0.30,<1"]
 TENSORBOARD = "tensorboardX>=2.6,<3"
+DICOM = "pydicom>=3,<4"
 
 setup(
     name="cdm",
@@ -34,7 +35,8 @@ setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        "test": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", TFDS, TENSORBOARD, *STUDY, "selenium>=4.20,<5"],
+        "test": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", TFDS, TENSORBOARD, DICOM, *STUDY,
+                 "selenium>=4.20,<5"],
         # Sets prepared by TensorFlow Datasets (some twenty packages, none of them TensorFlow), and preparing them.
         "tfds": [TFDS],
         "prepare": [TFDS, "tensorflow>=2.20,<3"],
@@ -42,6 +44,8 @@ setup(
         "loggers": [TENSORBOARD, "wandb>=0.19,<1"],
         # The web page of `cdm study`.
         "study": STUDY,
+        # Medical pictures in `cdm upscale`.
+        "dicom": [DICOM],
         # Figures of the experiments.
         "experiments": ["matplotlib>=3.8,<4"],
         # Independent implementations, to remake the golden files of the tests.

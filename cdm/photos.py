@@ -30,6 +30,7 @@ from tqdm import tqdm
 import cdm
 from cdm.cascade import check_seed
 from cdm.data.decode import SUFFIXES
+from cdm.images import dicom
 from cdm.images.files import hold, new_folder, replace, sha256, writing
 from cdm.images.moving import NUMBERED, VIDEOS, Moving, assemble, frames, moving
 from cdm.images.pictures import FORMATS, Picture, fit, header, read, write
@@ -39,6 +40,7 @@ from cdm.photo import enlarge_pixels, target
 from cdm.upscaling import enlarge, estimate
 
 RECORD = "upscaled.jsonl"
+TAKEN = (*SUFFIXES, *VIDEOS, dicom.SUFFIX)  # of a folder's files
 MAX_PIXELS = 100_000_000
 MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # bytes
 # What the estimate depends on.
@@ -133,8 +135,8 @@ def find(inputs, out):
                 continue
             inside = [p for p in sorted(path.rglob("*")) if p.is_file() and not _made(p, root, out)
                       and not any(part.startswith(".") for part in p.relative_to(path).parts)]
-            pictures += [p for p in inside if p.suffix.lower() in (*SUFFIXES, *VIDEOS)]
-            ignored += sum(p.suffix.lower() not in (*SUFFIXES, *VIDEOS) for p in inside)
+            pictures += [p for p in inside if p.suffix.lower() in TAKEN]
+            ignored += sum(p.suffix.lower() not in TAKEN for p in inside)
         for path in pictures:
             other = found.setdefault(path.relative_to(root), path)
             if other.resolve() != path.resolve():

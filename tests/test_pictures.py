@@ -2,6 +2,7 @@
 
 import io
 import os
+import pathlib
 import resource
 import struct
 import zlib
@@ -10,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+from pydicom.data import get_testdata_file
 
 from cdm.images.encode import write_png
 from cdm.images.pictures import FORMATS, TURNS, Picture, fit, header, read, upright_exif, write
@@ -283,7 +285,8 @@ def test_provenance_is_added_to_what_a_picture_says_and_replaces_what_was_said_o
 
 def test_a_full_disk_leaves_nothing(tmp_path):
     """The limit of a file's size stands in for the disk's end."""
-    picture = Picture(noise(3, shape=(200, 200)))
+    scan = pathlib.Path(get_testdata_file("CT_small.dcm", download=False)).read_bytes()
+    picture = Picture(noise(3, shape=(200, 200)), source=read(scan).source)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     for format in FORMATS:
         write(tmp_path / "a", picture._replace(format=format))

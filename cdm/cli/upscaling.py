@@ -69,7 +69,8 @@ def add(verbs):
     p.add_argument("--class", dest="label", metavar="CLASS", help="name or index, of a stage with classes")
     p.add_argument("--aug-level", type=values(float), metavar="A", help="noise put on the input, in [0, 1]" + stages)
     p.add_argument("--no-colour-lock", action="store_true", help="let broad colours differ from the input's")
-    p.add_argument("--format", default="png", help="png, jpeg, webp, tiff, or same, each picture's own (default: png)")
+    p.add_argument("--format", default="png",
+                   help="png, jpeg, webp, tiff, dicom, or same, each picture's own (default: png)")
     p.add_argument("--max-pixels", type=positive, metavar="N",
                    help="of a result; larger ones are refused (default: 100 million)")
     p.add_argument("--no-metadata", action="store_true", help="do not say in the pictures how they were made")

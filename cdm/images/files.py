@@ -15,6 +15,10 @@ from PIL import Image
 from cdm.images.resize import to_uint8
 
 
+class Unreadable(ValueError):
+    """A file that is no picture, or a broken one, or one of a kind that is not read: its message follows a name."""
+
+
 def _beside(path):
     """A name of its own for what will be `path`."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")

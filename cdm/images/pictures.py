@@ -1,8 +1,8 @@
 """Pictures that users bring: a file's pixels and what it says of them, read and written with nothing lost.
 
 What is kept: grey or colour, 8 or 16 bits, alpha, the colour profile (ICC), EXIF byte by byte but for orientation and
-size, XMP, and the resolution. What becomes of the rest is told in `notes`. A file is read as what it is, whatever its
-name; one that can not be read is a ValueError of one line.
+size, XMP, and the resolution; of DICOM its records. What becomes of the rest is told in `notes`. A file is read as what
+it is, whatever its name; one that can not be read is a ValueError of one line.
 """
 
 import contextlib
@@ -16,13 +16,14 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageCms, ImageSequence, UnidentifiedImageError
 
+from cdm.images import dicom
 from cdm.images.encode import GROUPS, directory, write_png, write_tiff
-from cdm.images.files import replace
+from cdm.images.files import Unreadable, replace
 from cdm.images.provenance import upright
 
-FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
+FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "dicom": dicom.SUFFIX}
 KEPT = {"JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp", "TIFF": "tiff"}  # in their own format, the others as png
-LONGEST = {"png": 2**31 - 1, "jpeg": 65500, "webp": 16383, "tiff": 2**31 - 1}  # pixels of a side
+LONGEST = {"png": 2**31 - 1, "jpeg": 65500, "webp": 16383, "tiff": 2**31 - 1, "dicom": dicom.MOST}  # pixels of a side
 MOST = 2**32 - 2**24  # bytes of pixels in a TIFF, were they not to become fewer
 SEGMENT = 65_500  # bytes of EXIF, or of XMP, that a JPEG can hold
 ORIENTATION = 0x0112
@@ -44,10 +45,7 @@ class Picture(NamedTuple):
     xmp: bytes | None = None
     dpi: tuple | None = None
     notes: tuple = ()  # what reading or writing changes, in words
-
-
-class Unreadable(ValueError):
-    """A file that is no picture, or a broken one, or one of a kind that is not read: its message follows a name."""
+    source: dicom.Dicom | None = None  # of a DICOM file, the file
 
 
 def reason(error):
@@ -58,20 +56,26 @@ def reason(error):
 
 
 @contextlib.contextmanager
-def _opened(file):
-    """The Image in a file, its header read; whatever is wrong with it, now or in the context, makes it Unreadable."""
+def _decoding():
+    """A context in which whatever is wrong makes a file Unreadable, and what a decoder repairs makes no warning."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the caller has limits of his own
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow, about what is repaired
-            with Image.open(file) as image:
-                if image.format != "MPO" and _pages(image) > 1:  # a phone's MPO: a picture and what belongs to it
-                    raise Unreadable(f"holds {_pages(image)} pictures, one can be read")
-                yield image
+            warnings.simplefilter("ignore")
+            yield
     except Exception as e:  # decoders of broken files raise anything
         raise e if isinstance(e, Unreadable) else Unreadable(f"can not be read ({reason(e)})") from e
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextlib.contextmanager
+def _opened(file):
+    """The Image in a file, its header read; whatever is wrong with it, now or in the context, makes it Unreadable."""
+    with _decoding(), Image.open(file) as image:
+        if image.format != "MPO" and _pages(image) > 1:  # a phone's MPO: a picture and what belongs to it
+            raise Unreadable(f"holds {_pages(image)} pictures, one can be read")
+        yield image
 
 
 def _pages(image):
@@ -86,6 +90,9 @@ def _pages(image):
 def header(data):
     """(height, width, format) of the picture in the bytes of a file, upright, from its header: pixels are not
     decoded."""
+    if dicom.is_dicom(data):
+        with _decoding():
+            return *dicom.header(data), "dicom"
     with _opened(io.BytesIO(data)) as image:
         # The size of a TIFF is that of what Pillow turns upright when it decodes it.
         width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
@@ -94,6 +101,10 @@ def header(data):
 
 def read(data):
     """The Picture in the bytes of a file; ValueError for one that can not be read."""
+    if dicom.is_dicom(data):
+        with _decoding():
+            pixels, source = dicom.read(data)
+        return Picture(pixels, "dicom", source=source)
     with _opened(io.BytesIO(data)) as image:
         pixels, icc, notes = decode(image, lambda: _opened(io.BytesIO(data)))
         pixels = np.ascontiguousarray(TURNS[turn_of(image)](pixels))  # of a TIFF Pillow has done it by now
@@ -269,6 +280,12 @@ def fit(picture, format, size):
                          f"{LONGEST[format]} at most")
     if format == "tiff" and math.prod(size) * picture.pixels[0, 0].nbytes > MOST:
         raise ValueError(f"`format` (=tiff) must hold {size[1]}x{size[0]} pixels; a file has 4 GiB at most")
+    if format == "dicom" and not picture.source:
+        raise ValueError("`format` (=dicom) must be of a picture that comes as DICOM, with its records")
+    if picture.source:
+        low, high = picture.source.low, picture.source.high
+        notes = (*notes, *(picture.source.notes if format == "dicom" else (
+            f"its DICOM records are left out; black to white are its values {low} to {high}",)))
     if format == "jpeg" and alpha:
         raise ValueError("`format` (=jpeg) must hold transparency, and does not")
     exif, xmp = picture.exif, picture.xmp
@@ -295,6 +312,9 @@ def write(path, picture):
     """Write a Picture that fits its format, whole or not at all; JPEG at quality 95 without subsampling, the others
     without loss."""
     pixels = picture.pixels
+    if picture.format == "dicom":
+        replace(path, lambda p: dicom.write(p, pixels, picture.source, picture.xmp))
+        return
     said = {"icc": picture.icc, "exif": picture.exif, "xmp": picture.xmp, "dpi": picture.dpi}
     if picture.format in ("png", "tiff"):
         encode = write_png if picture.format == "png" else write_tiff
