@@ -9,6 +9,7 @@ A version of a picture under a seed is one picture: its noise folds the seed, a 
 version, what it is for and the cell of the canvas. No key knows the windows, their batch or the memory there is.
 """
 
+import collections
 import functools
 import time
 import weakref
@@ -174,26 +175,30 @@ def _step(plan, i, key, corners, x, x0, previous, fraction):
 
 
 class Batches:
-    """Batches of `size`, halved for good where the devices' memory does not hold one."""
+    """Batches of `size`, halved for good where the devices' memory does not hold them."""
 
     def __init__(self, size):
         self.size = size
 
     def __call__(self, run, items):
         """Iterate (some of the items [n, ...], what `run` makes of them, as NumPy arrays). The last batch is filled up
-        with the last item, and so is what is made of it."""
-        first, least = 0, len(jax.local_devices())
-        while first < len(items):
-            part = items[np.minimum(np.arange(first, first + self.size), len(items) - 1)]
+        with the last item, and so is what is made of it. The devices work on the next batch while the caller has one."""
+        first, least, begun = 0, len(jax.local_devices()), collections.deque()
+        while begun or first < len(items):
             try:
-                result = jax.device_get(run(part))
+                while len(begun) < 2 and first < len(items):
+                    part = items[np.minimum(np.arange(first, first + self.size), len(items) - 1)]
+                    begun.append((first, part[: len(items) - first], run(part)))
+                    first += self.size
+                result = jax.device_get(begun[0][2])
             except jax.errors.JaxRuntimeError as e:
                 if "RESOURCE_EXHAUSTED" not in str(e) or self.size <= least:
                     raise
                 self.size = max(least, self.size // 2 // least * least)
+                first = begun[0][0] if begun else first
+                begun.clear()
             else:
-                yield part[: len(items) - first], result
-                first += self.size
+                yield begun.popleft()[1], result
 
 
 @functools.lru_cache(maxsize=16)

@@ -240,6 +240,21 @@ def test_batches_are_halved_where_memory_does_not_hold_them():
     with pytest.raises(jax.errors.JaxRuntimeError):
         list(Batches(4)(fail, np.arange(3)))
 
+    def later(part):  # two batches at a time are too much
+        if len(part) > 2 and part[0]:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return part * 10
+
+    found = np.concatenate([result[: len(part)] for part, result in Batches(4)(later, np.arange(7))])
+    np.testing.assert_array_equal(found, np.arange(7) * 10)
+
+
+def test_the_next_batch_is_begun_before_one_is_given():
+    events = []
+    for part, _ in Batches(2)(lambda part: events.append(f"begin {part[0]}"), np.arange(6)):
+        events.append(f"have {part[0]}")
+    assert events == ["begin 0", "begin 2", "have 0", "begin 4", "have 2", "have 4"]
+
 
 def test_an_estimate_knows_the_time_once_a_window_has_been_timed(sr_stage):
     stage = _silent(sr_stage)
