@@ -7,7 +7,8 @@ PyTorch's network is diffusers' UNet2DModel, channels last, of the same levels a
 and compiled. All sides of a case take turns, `repeats` times over after one turn to warm up, so that other work on the
 machine falls on all alike; a ratio is the other's least time over ours, above 1 where we are faster. Equal work: a
 train step is forward, backward, clipping, Adam and one average, on crops as the config has them with the low-res
-picture made of the whole; a sampler is the whole run. Compile times are of a first call less a later one.
+picture made of the whole; a sampler is the whole run; upscaling goes through the same windows. `flops` are of one call
+of each network: with as many parameters, they are not equal. Compile times are of a first call less a later one.
 """
 
 import argparse
@@ -30,7 +31,8 @@ from experiments.speed.theirs import Theirs
 STAGES = ("base_32", "sr_64", "sr_128", "sr_256")
 # (what, arguments): batches are those of training, and of a small grid for samplers.
 CASES = {"forward": ("forward", 16), "train": ("train", None), "dpmpp_2m, 20 steps": ("sampler", 4, "dpmpp_2m", 20),
-         "ancestral, 250 steps": ("sampler", 1, "ancestral", 250)}
+         "ancestral, 250 steps": ("sampler", 1, "ancestral", 250),
+         "upscale to 512 px, 4 steps": ("upscale", 512, "dpmpp_2m", 4)}
 QUICK = ("forward", "train")
 
 
@@ -58,14 +60,21 @@ def rows(stage_name, cases, kinds, repeats):
     batch_size = ours.stage.config.train.batch_size
     for case in cases:
         what, *arguments = CASES[case]
+        if what == "upscale" and not ours.stage.lowres_size:
+            continue
         arguments = [batch_size] if what == "train" else arguments
         theirs = {kind: Theirs(ours.stage, ours.parameters, kind) for kind in kinds}
         sides = {"ours": getattr(ours, what)(*arguments),
                  **{kind: getattr(net, what)(*arguments) for kind, net in theirs.items()}}
         found = measure(sides, repeats)
         best = min(found[kind]["least"] for kind in kinds)
-        yield {"stage": stage_name, "case": case, "batch": arguments[0], "ratio": best / found["ours"]["least"],
-               "parameters": {"ours": ours.parameters, "theirs": theirs[kinds[0]].parameters}, "seconds": found}
+        row = {"stage": stage_name, "case": case, "batch": 1 if what == "upscale" else arguments[0],
+               "ratio": best / found["ours"]["least"],
+               "parameters": {"ours": ours.parameters, "theirs": theirs[kinds[0]].parameters},
+               "flops": {"ours": ours.flops, "theirs": theirs[kinds[0]].flops}, "seconds": found}
+        if what == "upscale":
+            row["seconds_per_megapixel"] = {name: 1e6 * of["least"] / arguments[0]**2 for name, of in found.items()}
+        yield row
 
 
 def table(found):

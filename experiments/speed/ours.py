@@ -6,13 +6,15 @@ import jax
 import numpy as np
 
 from cdm.cascade import sample_stage
+from cdm.describe import program
 from cdm.stage import Stage, flatten
 from cdm.training import mesh
 from cdm.training import state as states
+from cdm.upscaling import enlarge
 
 
 class Ours:
-    """A stage of a config, with fresh parameters; `compile_seconds` is not in any time."""
+    """A stage of a config, with fresh parameters."""
 
     def __init__(self, config, classes, seed=0):
         with config.unlocked():
@@ -24,6 +26,14 @@ class Ours:
     @property
     def parameters(self):
         return sum(leaf.size for leaf in flatten(self.stage.params).values())
+
+    @property
+    def flops(self):
+        """Of one call of the network for one picture."""
+        x, label, lowres = self._inputs(1)
+        level = np.zeros(1, np.float32)
+        return program(self.stage.predict, self.stage.params, x, level, label, lowres,
+                       None if lowres is None else level)[0]
 
     def _inputs(self, batch):
         stage = self.stage
@@ -65,3 +75,9 @@ class Ours:
         _, label, lowres = self._inputs(batch)
         return lambda: np.asarray(sample_stage(self.stage, label, lowres=lowres, sampler=name, steps=steps,
                                                guidance=0.0))
+
+    def upscale(self, side, name, steps):
+        """A picture to side x side through windows, as `cdm upscale` has it."""
+        small = side * self.stage.lowres_size // self.stage.size
+        image = self.random.uniform(-1, 1, (small, small, 3))
+        return lambda: enlarge(image, [self.stage], (side, side), sampler=name, steps=steps, aug_level=0.0)

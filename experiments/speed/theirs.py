@@ -1,17 +1,22 @@
 """The other side: diffusers' UNet2DModel of as many parameters, its schedulers, and PyTorch's own training step."""
 
 import copy
+import itertools
 
 import diffusers
+import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from cdm.images import canvas
 
 SCHEDULERS = {"ancestral": diffusers.DDPMScheduler, "dpmpp_2m": diffusers.DPMSolverMultistepScheduler}
-GROUPS = 8
+GROUPS = 4  # of norms; widths are multiples of it
 
 
 class Theirs:
-    """UNet2DModel in the shape of a stage's network: the same levels, blocks and attention, its widths scaled until it
+    """UNet2DModel in the shape of a stage's network: the same levels, blocks and attention, its widths chosen so that it
     has as many parameters within 5 %. `kind`: eager or compile; channels last."""
 
     def __init__(self, stage, parameters, kind, seed=0):
@@ -22,9 +27,8 @@ class Theirs:
         self.parameters = sum(p.numel() for p in self.net.parameters())
         self.call = torch.compile(self.net) if kind == "compile" else self.net
 
-    def _network(self, width):
+    def _network(self, widths):
         model, lowres = self.stage.config.model, bool(self.stage.lowres_size)
-        widths = tuple(max(GROUPS, round(m * width / GROUPS) * GROUPS) for m in model.multipliers)
         sides = [self.stage.size // 2**level for level in range(len(widths))]
         attends = [side in model.attention for side in sides]
         return diffusers.UNet2DModel(
@@ -36,14 +40,24 @@ class Theirs:
             num_class_embeds=len(self.stage.classes) + 1 if self.stage.classes else None)
 
     def _fitting(self, parameters):
-        channels = self.stage.config.model.channels
+        model = self.stage.config.model
+        wanted = [model.channels * scale * np.array(model.multipliers) / GROUPS for scale in np.arange(0.8, 1.31, 0.02)]
+        wanted = {tuple(int(GROUPS * w) for w in widths) for scaled in wanted
+                  for widths in itertools.product(*((np.floor(w), np.ceil(w)) for w in scaled))}
         with torch.device("meta"):
-            counts = {width: sum(p.numel() for p in self._network(width).parameters())
-                      for width in (channels / 2 + i / 4 for i in range(8 * channels))}
-        width = min(counts, key=lambda width: abs(counts[width] - parameters))
-        if abs(counts[width] / parameters - 1) > 0.05:
-            raise ValueError(f"no UNet2DModel has {parameters} parameters within 5 %; the nearest {counts[width]}")
-        return self._network(width)
+            counts = {widths: sum(p.numel() for p in self._network(widths).parameters()) for widths in sorted(wanted)}
+        widths = min(counts, key=lambda widths: abs(counts[widths] - parameters))
+        if abs(counts[widths] / parameters - 1) > 0.05:
+            raise ValueError(f"no UNet2DModel has {parameters} parameters within 5 %; the nearest {counts[widths]}")
+        return self._network(widths)
+
+    @property
+    def flops(self):
+        """Of one call of the network for one picture; matrix products and convolutions, which are all but some."""
+        x, label, lowres = self._inputs(1)
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            self.net(self._see(x, lowres), 500, class_labels=label)
+        return counter.get_total_flops()
 
     def _inputs(self, batch, side=None):
         side = side or self.stage.size
@@ -97,15 +111,41 @@ class Theirs:
 
         return run
 
+    def _sample(self, scheduler, steps, x, label, lowres):
+        scheduler.set_timesteps(steps)
+        for t in scheduler.timesteps:
+            x = scheduler.step(self.call(self._see(x, lowres), t, class_labels=label).sample, t, x).prev_sample
+        return x
+
     def sampler(self, batch, name, steps):
         scheduler = SCHEDULERS[name]()
 
         @torch.inference_mode()
         def run():
-            scheduler.set_timesteps(steps)
-            x, label, lowres = self._inputs(batch)
-            for t in scheduler.timesteps:
-                x = scheduler.step(self.call(self._see(x, lowres), t, class_labels=label).sample, t, x).prev_sample
+            self._sample(scheduler, steps, *self._inputs(batch))
             self._done()
+
+        return run
+
+    def upscale(self, side, name, steps):
+        """As upscalers do it: each of as many windows as ours sampled for itself, the results blended once."""
+        scheduler, size = SCHEDULERS[name](), self.stage.size
+        scale, overlap = size // self.stage.lowres_size, self.stage.lowres_size // 4
+        starts = scale * canvas.starts(side // scale, self.stage.lowres_size, overlap)
+        weights = torch.from_numpy(canvas.weights(starts, size, side, overlap * scale)).to(self.device)
+        small = torch.rand(1, 3, side // scale, side // scale, device=self.device) * 2 - 1
+        _, label, _ = self._inputs(1)
+
+        @torch.inference_mode()
+        def run():
+            lowres = F.interpolate(small, (side, side), mode="bicubic").to(memory_format=torch.channels_last)
+            whole = torch.zeros_like(lowres)
+            for i, top in enumerate(starts):
+                for j, left in enumerate(starts):
+                    part = slice(top, top + size), slice(left, left + size)
+                    x = torch.randn(1, 3, size, size, device=self.device).to(memory_format=torch.channels_last)
+                    x = self._sample(scheduler, steps, x, label, lowres[:, :, *part])
+                    whole[:, :, *part] += x * weights[i][:, None] * weights[j]
+            whole.cpu()
 
         return run
