@@ -36,6 +36,12 @@ CASES = {"forward": ("forward", 16), "train": ("train", None), "dpmpp_2m, 20 ste
 QUICK = ("forward", "train")
 
 
+def about():
+    """What the numbers were measured with."""
+    return {"jax": jax.__version__, "torch": torch.__version__, "machine": platform.machine(), "cores": os.cpu_count(),
+            "device": jax.devices()[0].device_kind, "threads": torch.get_num_threads()}
+
+
 def measure(sides, repeats):
     """{side: {"seconds": [...], "compile_seconds"}} of functions that take turns."""
     first = {}
@@ -98,14 +104,12 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     kinds, cases = (("eager",), QUICK) if args.quick else (("eager", "compile"), tuple(CASES))
-    found, about = [], {"jax": jax.__version__, "torch": torch.__version__, "machine": platform.machine(),
-                        "cores": os.cpu_count(), "device": jax.devices()[0].device_kind,
-                        "threads": torch.get_num_threads(), "repeats": args.repeats}
+    found = []
     for name in args.stages:
         for row in rows(name, cases, kinds, args.repeats):
             found.append(row)
             print(f"{name}, {row['case']}: {row['ratio']:.2f}", flush=True)
-            write_json(args.out, {**about, "rows": found})
+            write_json(args.out, {**about(), "repeats": args.repeats, "rows": found})
     print(table(found))
 
 

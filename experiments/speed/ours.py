@@ -1,9 +1,13 @@
 """What is timed of ours: functions without arguments that return when all is computed."""
 
 import functools
+import statistics
+import tempfile
+import time
 
 import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 from cdm.cascade import sample_stage
 from cdm.describe import program
@@ -35,23 +39,24 @@ class Ours:
         return program(self.stage.predict, self.stage.params, x, level, label, lowres,
                        None if lowres is None else level)[0]
 
-    def _inputs(self, batch):
-        stage = self.stage
+    def _inputs(self, batch, side=None):
+        stage, side = self.stage, side or self.stage.size
         noise = functools.partial(self.random.standard_normal, dtype=np.float32)
-        lowres = noise((batch, stage.lowres_size, stage.lowres_size, 3)) if stage.lowres_size else None
+        small = stage.lowres_size and side * stage.lowres_size // stage.size
+        lowres = noise((batch, small, small, 3)) if small else None
         label = self.random.integers(0, max(len(stage.classes), 1), batch).astype(np.int32)
-        return noise((batch, stage.size, stage.size, 3)), label, lowres
+        return noise((batch, side, side, 3)), label, lowres
 
-    def forward(self, batch):
-        """One call of the network as a denoiser at the stage's size."""
-        x, label, lowres = jax.device_put(self._inputs(batch))
+    def forward(self, batch, side=None):
+        """One call of the network as a denoiser, at the stage's size unless another is said."""
+        x, label, lowres = jax.device_put(self._inputs(batch, side))
         level = jax.device_put(np.zeros(batch, np.float32))
         run = jax.jit(self.stage.predict)
         return lambda: jax.block_until_ready(
             run(self.stage.params, x, level, label, lowres, None if lowres is None else level))
 
-    def train(self, batch):
-        """A training step: forward, backward, clipping, Adam, the average."""
+    def _step(self, batch):
+        """(the jitted training step, a state, a batch)."""
         with self.stage.config.unlocked():
             self.stage.config.train.batch_size = batch
         partition = mesh.Partition(self.stage.config)
@@ -61,7 +66,11 @@ class Ours:
         given = {"image": self.random.integers(0, 256, (batch, side, side, 3), np.uint8),
                  "label": self._inputs(batch)[1], "index": np.arange(batch, dtype=np.uint32),
                  "stop": np.zeros(batch, bool)}
-        given = partition.batch(given)
+        return step, state, partition.batch(given)
+
+    def train(self, batch):
+        """A training step: forward, backward, clipping, Adam, the average."""
+        step, state, given = self._step(batch)
 
         def run():
             nonlocal state
@@ -69,6 +78,37 @@ class Ours:
             jax.block_until_ready((state, metrics))
 
         return run
+
+    def host_seconds(self, batch, repeats):
+        """Until a training step has been handed over, with nothing before it to wait for: the median."""
+        step, state, given = self._step(batch)
+        times = []
+        for _ in range(repeats + 1):
+            began = time.perf_counter()
+            state, metrics = step(state, given)
+            times.append(time.perf_counter() - began)
+            jax.block_until_ready((state, metrics))
+        return statistics.median(times[1:])
+
+    def compile_seconds(self, batch):
+        """Of the training step: to trace and lower it; to compile it; and the same from the cache on the disk."""
+        step, state, given = self._step(batch)
+        found = {}
+        with tempfile.TemporaryDirectory() as cache:
+            before = jax.config.jax_compilation_cache_dir
+            jax.config.update("jax_compilation_cache_dir", cache)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+            compilation_cache.reset_cache()
+            for name in ("compile", "from_cache"):
+                jax.clear_caches()
+                began = time.perf_counter()
+                lowered = step.lower(state, given)
+                found["lower"] = time.perf_counter() - began
+                lowered.compile()
+                found[name] = time.perf_counter() - began - found["lower"]
+            jax.config.update("jax_compilation_cache_dir", before)
+            compilation_cache.reset_cache()
+        return found
 
     def sampler(self, batch, name, steps):
         """A whole run of a sampler, as `cdm sample` has it."""

@@ -73,8 +73,8 @@ class Theirs:
     def _see(self, x, lowres):
         return x if lowres is None else torch.cat([x, lowres], 1)
 
-    def forward(self, batch):
-        x, label, lowres = self._inputs(batch)
+    def forward(self, batch, side=None):
+        x, label, lowres = self._inputs(batch, side)
 
         @torch.inference_mode()
         def run():

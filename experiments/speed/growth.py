@@ -1,0 +1,119 @@
+"""How the time of the demo's networks grows with batch, image size and steps, how near it comes to the machine's
+ceilings, and what a training step takes beside its time: to compile, of the host, of memory.
+
+    pip install '.[reference]'
+    python -m experiments.speed.growth --out experiments/speed/growth.json
+
+Ours and eager PyTorch take turns, as in `experiments.speed`. An exponent is the slope of log time over log n, by least
+squares. Ceilings are the best of a float32 matrix product (2048 x 2048) and of a copy of 256 MB. Peak memory is the
+largest resident size of a process that does nothing but the training step, less what it had before its first one.
+"""
+
+import argparse
+import concurrent.futures
+import multiprocessing
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cdm import config as configs
+from cdm.data.sources import EMBEDDED, open_source
+from cdm.images.files import write_json
+from experiments.speed.__main__ import STAGES, about, measure
+from experiments.speed.ours import Ours
+
+# The stage, what is varied, its values, and the case as a function of a side and a value.
+SWEEPS = (
+    ("base_32", "batch", (1, 2, 4, 8, 16, 32, 64), lambda net, n: net.forward(n)),
+    ("sr_256", "image size", (32, 64, 128, 256), lambda net, n: net.forward(1, n)),
+    ("base_32", "steps", (10, 30, 100, 300, 1000), lambda net, n: net.sampler(1, "dpmpp_2m", n)))
+
+
+def config_of(stage):
+    return configs.load(pathlib.Path(__file__).parents[2] / "configs" / "demo" / f"{stage}.py")
+
+
+def ours_of(stage):
+    return Ours(config_of(stage), open_source(EMBEDDED).classes)
+
+
+def theirs_of(stage):
+    from experiments.speed.theirs import Theirs
+
+    ours = ours_of(stage)
+    return Theirs(ours.stage, ours.parameters, "eager")
+
+
+def ceilings(repeats):
+    """{"matmul": FLOP/s, "copy": bytes/s read and written}."""
+    a = jnp.ones((2048, 2048))
+    big = jnp.ones(2**26)
+    product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
+    found = measure({"matmul": lambda: jax.block_until_ready(product(a, a)),
+                     "copy": lambda: jax.block_until_ready(copy(big))}, 3 * repeats)
+    return {"matmul": 2 * 2048**3 / found["matmul"]["least"], "copy": 2 * big.nbytes / found["copy"]["least"]}
+
+
+def sweep(stage, values, case, repeats):
+    """{"ours" and "theirs": seconds, the least; "exponent" of each; "share": of the matrix product's ceiling}."""
+    nets = {"ours": ours_of(stage), "theirs": theirs_of(stage)}
+    found = {name: [] for name in nets}
+    for n in values:
+        for name, of in measure({name: case(net, n) for name, net in nets.items()}, repeats).items():
+            found[name].append(of["least"])
+    slope = {name: float(np.polyfit(np.log(values), np.log(times), 1)[0]) for name, times in found.items()}
+    return {"seconds": found, "ratios": [t / o for o, t in zip(found["ours"], found["theirs"])], "exponent": slope,
+            "flops_of_one": nets["ours"].flops}
+
+
+def _most():
+    """Bytes that were resident at most; getrusage also tells of the process that started this one."""
+    line = next(line for line in pathlib.Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+    return 1024 * int(line.split()[1])
+
+
+def _memory(make, stage):
+    """Bytes that a training step adds to what the process has at most."""
+    net, before = make(stage), _most()
+    run = net.train(net.stage.config.train.batch_size)
+    for _ in range(3):
+        run()
+    return _most() - before
+
+
+def memory(make, stage):
+    """`_memory` in a process of its own."""
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        return executor.submit(_memory, make, stage).result()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    result = {**about(), "repeats": args.repeats, "ceilings": ceilings(args.repeats), "sweeps": [], "steps": {}}
+    for stage, what, values, case in SWEEPS:
+        began = time.perf_counter()
+        found = {"stage": stage, "what": what, "values": values, **sweep(stage, values, case, args.repeats)}
+        if what == "batch":
+            found["share_of_matmul"] = [n * found["flops_of_one"] / t / result["ceilings"]["matmul"]
+                                        for n, t in zip(values, found["seconds"]["ours"])]
+        result["sweeps"].append(found)
+        print(f"{stage}, {what}: exponents {found['exponent']}, {time.perf_counter() - began:.0f} s", flush=True)
+        write_json(args.out, result)
+    for stage in STAGES:
+        net = ours_of(stage)
+        batch = net.stage.config.train.batch_size
+        result["steps"][stage] = {"compile_seconds": net.compile_seconds(batch),
+                                  "host_seconds": net.host_seconds(batch, args.repeats),
+                                  "memory": {"ours": memory(ours_of, stage), "theirs": memory(theirs_of, stage)}}
+        print(stage, result["steps"][stage], flush=True)
+        write_json(args.out, result)
+
+
+if __name__ == "__main__":
+    main()
