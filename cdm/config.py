@@ -15,7 +15,7 @@ from ml_collections.config_flags import config_flags
 
 
 SAMPLERS = ("ancestral", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "heun")
-DEGRADATIONS = ("bicubic", "photo")
+DEGRADATIONS = ("bicubic", "photo", "pairs")
 WEIGHTS = ("uniform", "min_snr", "truncated_snr", "edm", "sigmoid")
 
 
@@ -97,7 +97,9 @@ def sr_stage(name, lowres_size, size):
     config.model.attention = ()  # convolutional throughout, for crops and windows of any size
     config.model.lowres_resize = "bicubic"  # of the low-res image to the size of the output, or "bilinear" (ADM)
     config.diffusion.residual = False  # model the difference from the upsampled low-res image
-    # How low-res pictures of training come of the others: bicubic, or photo, by the ranges of cdm/images/degrade.py.
+    config.data.lowres = ""  # the source of the low-res pictures of `degrade.kind` pairs, see cdm/data/pairs.py
+    # How low-res pictures of training come of the others: bicubic; photo, by the ranges of cdm/images/degrade.py; or
+    # not at all: pairs have pictures of their own.
     config.degrade = ConfigDict({"kind": "bicubic", "blur": (0.0, 1.0), "scale": (0.5, 1.2), "noise": (0.0, 15.0),
                                  "quality": (40.0, 100.0)})
     config.augment = ConfigDict()
@@ -268,6 +270,9 @@ def validate(config):
           f"be divisible by the scale {config.size // config.lowres_size}")
     degrade = config.degrade
     _need(degrade.kind in DEGRADATIONS, "degrade.kind", degrade.kind, f"be one of {', '.join(DEGRADATIONS)}")
+    _need(isinstance(data.lowres, str) and bool(data.lowres) == (degrade.kind == "pairs"), "data.lowres", data.lowres,
+          "name the low-res pictures of pairs" if degrade.kind == "pairs" else f"be empty with {degrade.kind}")
+    _need(not (data.lowres and data.square == "adm"), "data.square", data.square, "be center or random with pairs")
     for name, least, most in (("blur", 0, 8), ("scale", 0.1, 4), ("noise", 0, 255), ("quality", 1, 100)):
         bounds = degrade[name]
         _need(len(bounds) == 2 and least <= bounds[0] <= bounds[1] <= most, f"degrade.{name}", bounds,

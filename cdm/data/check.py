@@ -6,6 +6,7 @@ import posixpath
 from tqdm import tqdm
 
 from cdm.data.decode import oddities, reason
+from cdm.data.squares import Misfit, fit
 from cdm.data.threads import in_order
 
 SHOWN = 5  # names of a kind in the summary
@@ -14,7 +15,7 @@ SHOWN = 5  # names of a kind in the summary
 def check(source, size=None):
     """Read every picture: {"pictures": count, "classes": {name: count}, "files": {name: {kind: what is done}} of
     the odd ones, "others": names of files that are not in the set}. `size`: also list pictures that are smaller than
-    it, in pixels of the short side."""
+    it, in pixels of the short side. Of pairs, what is wrong with the low-res picture is listed with the other."""
     def look(i):
         try:
             image = source.read(i)
@@ -23,6 +24,8 @@ def check(source, size=None):
             return {"corrupt": f"left out, or replaced in training ({reason(e)})"}, int(source.labels[i])
         if size and min(image.shape[:2]) < size:
             found["tiny"] = f"enlarged from {image.shape[1]}x{image.shape[0]}"
+        if hasattr(source, "partner"):
+            found |= _partner(source, i, image)
         return found, int(source.labels[i])
 
     looked = list(tqdm(in_order(look, len(source)), total=len(source), unit="img", disable=None))
@@ -32,6 +35,17 @@ def check(source, size=None):
         "classes": {name: counts[label] for label, name in enumerate(source.classes)},
         "files": {source.names[i]: kinds for i, (kinds, _) in enumerate(looked) if kinds},
         "others": getattr(source, "others", [])}
+
+
+def _partner(source, i, image):
+    """{kind: what is done} of the low-res picture of record i."""
+    try:
+        fit(source.names[i], image.shape, source.partner(i).shape)
+    except Misfit as e:
+        return {"without fit": f"training stops at it ({e})"}
+    except Exception as e:
+        return {"without low-res": f"left out, or replaced in training ({reason(e)})"}
+    return {}
 
 
 def summary(report):

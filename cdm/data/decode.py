@@ -39,12 +39,17 @@ def decode(data):
 
 
 def check_header(read):
-    """Raise whatever Pillow does of a file whose header it can not open; `read(limit)` gives its first bytes, or all
-    with -1. Pixels are not decoded, and of most formats only the first HEAD bytes are read."""
+    """(height, width) by a file's header, before any turn; raises whatever Pillow does of one that it can not open.
+    `read(limit)` gives its first bytes, or all with -1. Pixels are not decoded, and of most formats only the first HEAD
+    bytes are read."""
+    def size(data):
+        with Image.open(io.BytesIO(data)) as image:
+            return image.height, image.width
+
     try:
-        Image.open(io.BytesIO(read(HEAD))).close()
+        return size(read(HEAD))
     except Exception:  # the header may be longer than that, or at the end
-        Image.open(io.BytesIO(read(-1))).close()
+        return size(read(-1))
 
 
 def oddities(data):

@@ -16,8 +16,9 @@ import zlib
 import numpy as np
 from tqdm import tqdm
 
-from cdm.data.decode import check_header, reason
+from cdm.data.decode import reason
 from cdm.data.reading import patiently
+from cdm.data.squares import Misfit
 from cdm.data.threads import in_order
 from cdm.images.files import replace, write_json
 
@@ -28,12 +29,12 @@ FILE, BAD = "manifest.json.gz", "bad_files.json"
 def freeze(source, run, process=0):
     """The source restricted to the records of the run folder: those in its manifest, or, in a new run, those whose
     header can be opened, of which the manifest is written. In a job of several processes the first freezes, then the
-    others resume."""
+    others resume. Partners that are of different shapes are an error (Misfit), and no manifest is written."""
     run = pathlib.Path(run)
     frozen = resume(source, run, process)
     if frozen is not source:
         return frozen
-    bad = {} if source.checked else _bad_headers(source)
+    bad = {} if source.checked else _bad(source)
     good = [i for i, name in enumerate(source.names) if name not in bad]
     if not good:
         name, why = next(iter(bad.items()))
@@ -92,15 +93,23 @@ class Manifest:
         return len(self.names)
 
     def read(self, i):
+        return self._source.read(self._place(i))
+
+    def partner(self, i):
+        """The low-res picture of record i, of a source of pairs."""
+        return self._source.partner(self._place(i))
+
+    def _place(self, i):
         if self._index[i] < 0:
             raise FileNotFoundError("gone since the run began")
-        return self._source.read(int(self._index[i]))
+        return int(self._index[i])
 
     def notes(self):
         """What the user should know before the run goes on: a few lines, or none."""
         told = []
         if self.excluded:
-            told.append(f"{len(self.excluded)} files are no pictures and left out, {next(iter(self.excluded))} first")
+            name, why = next(iter(self.excluded.items()))
+            told.append(f"{len(self.excluded)} files are left out, {name} first ({why})")
         if self._gone:
             told.append(f"{len(self._gone)} files are gone since the run began and replaced, {self._gone[0]} first")
         if self.bad:
@@ -123,10 +132,12 @@ class Manifest:
             return f"{added} more files could not be read and are replaced, {list(bad)[-added]} first"
 
 
-def _bad_headers(source):
+def _bad(source):
     def check(i):
         try:
-            patiently(lambda: check_header(lambda limit: source.encoded(i, limit)))
+            patiently(lambda: source.check(i))
+        except Misfit:
+            raise
         except Exception as e:  # Pillow may raise anything at a broken file
             return reason(e)
 

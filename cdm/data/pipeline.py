@@ -27,7 +27,8 @@ def _draws(seed, n, count):
 
 
 class Order:
-    """The first `length` of the sequence of examples: order[n] is {"image": [size, size, 3] uint8, "label", "index"}.
+    """The first `length` of the sequence of examples: order[n] is {"image": [size, size, 3] uint8, "label", "index"},
+    of pairs with "lowres", [lowres_size, lowres_size, 3] uint8, of the same square and flipped alike.
 
     Random access over a source, so Grain reads it with as many threads as it likes. Names of records that can not be
     read go into the dict `bad`, with the reason.
@@ -42,7 +43,8 @@ class Order:
         self._permutation = functools.lru_cache(maxsize=2)(
             lambda epoch: np.random.Generator(np.random.Philox(key=[self._seed, epoch])).permutation(len(source)))
         self._read = functools.partial(read_good, source, size=config.size, how=self._data.square,
-                                       bad={} if bad is None else bad)
+                                       bad={} if bad is None else bad,
+                                       lowres_size=config.lowres_size if self._data.get("lowres") else None)
         if self._data.cache:
             self._read = functools.lru_cache(maxsize=None)(self._read)
 
@@ -61,10 +63,11 @@ class Order:
         n = int(n)
         *_, flip, place = _draws(self._seed, n, 4)  # the first two are of `record`
         random = {"draw": place} if self._data.square == "random" else {}
-        record, image = self._read(self.record(n), **random)
+        record, *pictures = self._read(self.record(n), **random)
         if self._data.flip and flip < 0.5:
-            image = image[:, ::-1]
-        return {"image": image, "label": self._source.labels[record], "index": np.uint32(n % 2**32)}
+            pictures = [picture[:, ::-1] for picture in pictures]
+        return {**dict(zip(("image", "lowres"), pictures)), "label": self._source.labels[record],
+                "index": np.uint32(n % 2**32)}
 
 
 class Share:

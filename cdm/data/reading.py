@@ -4,7 +4,7 @@ import errno
 import time
 
 from cdm.data.decode import Unreadable
-from cdm.data.squares import square
+from cdm.data.squares import Misfit, fit, pair, square
 
 # What a disk or a network says that may be well again in a moment, and how long (seconds) to wait for that.
 PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EBUSY}
@@ -30,14 +30,30 @@ def read_square(source, i, size, how="center", draw=0.0):
         raise Unreadable(source.names[i], e) from e
 
 
-def read_good(source, i, size, how="center", draw=0.0, bad=None):
-    """(j, picture): record i, or the first after it that can be read, at [size, size, 3] uint8. The names that can not
-    go into the dict `bad` with the reason, and are not tried again; ValueError if there is none that can."""
+def read_pair(source, i, size, lowres_size, how="center", draw=0.0):
+    """Record i of a source of pairs (cdm.data.pairs): (picture, its low-res partner) at [size, size, 3] and
+    [lowres_size, lowres_size, 3] uint8, of one place. Unreadable if one of them is; Misfit if they are not partners."""
+    try:
+        image, lowres = patiently(lambda: source.read(i)), source.partner(i)
+        fit(source.names[i], image.shape, lowres.shape)
+        return pair(image, lowres, size, lowres_size, how, draw)
+    except Misfit:
+        raise
+    except Exception as e:  # a decoder given a broken file may raise anything
+        raise Unreadable(source.names[i], e) from e
+
+
+def read_good(source, i, size, how="center", draw=0.0, bad=None, lowres_size=None):
+    """(j, picture): record i, or the first after it that can be read, at [size, size, 3] uint8; with `lowres_size`, of
+    a source of pairs, (j, picture, low-res partner). The names that can not go into the dict `bad` with the reason, and
+    are not tried again; ValueError if there is none that can."""
     bad = {} if bad is None else bad
     for step in range(len(source)):
         j = (i + step) % len(source)
         if source.names[j] not in bad:
             try:
+                if lowres_size:
+                    return j, *read_pair(source, j, size, lowres_size, how, draw)
                 return j, read_square(source, j, size, how, draw)
             except Unreadable as e:
                 bad[e.name] = e.reason

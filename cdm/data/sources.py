@@ -9,8 +9,8 @@
 
 A Source is random access, from any thread: `len`, `classes` (names; () without labels), `labels` ([N] int32; zeros
 without labels), `names` (of its records), and `read(i)`, one image as [H, W, 3] uint8 RGB. Where records are picture
-files, `encoded(i, limit=-1)` is the bytes of one, or the first `limit` of them; `checked` says that
-their headers need no look before training.
+files, `encoded(i, limit=-1)` is the bytes of one, or the first `limit` of them. `checked` says that
+records need no look before training; where they do, `check(i)` raises what a header tells is wrong.
 """
 
 import importlib.resources
@@ -21,7 +21,7 @@ import zipfile
 import numpy as np
 
 from cdm.data.arrays import Arrays
-from cdm.data.decode import decode
+from cdm.data.decode import check_header, decode
 from cdm.data.files import open_files
 from cdm.data.labels import SAMPLES, TABLES, label, samples
 from cdm.data.packs import Pack, is_pack
@@ -73,6 +73,10 @@ class Pictures:
 
     def encoded(self, i, limit=-1):
         return self._files.read(self.names[i], limit)
+
+    def check(self, i):
+        """`check_header` of a record."""
+        return check_header(lambda limit: self.encoded(i, limit))
 
     def read(self, i):
         return decode(self.encoded(i))

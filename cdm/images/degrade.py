@@ -6,7 +6,9 @@
 
                   low = JPEG(resize(resize(blur(x)) + noise))                                     (1)
 
-Each picture draws from its own key: the blur's sigma, an axis at a time; the size between, as a share of the low-res
+    pairs     nothing is made: the low-res picture is one of its own (cdm.data.pairs)
+
+For `photo` each picture draws from its own key: the blur's sigma, an axis at a time; the size between, as a share of the low-res
 size; noise, of one strength, grey for half of the pictures; JPEG's quality. Every range begins at or near nothing, so
 that good pictures are among those a stage learns. Sizes that are drawn make no new program: blur and resize are matrices,
 as the one resize's are, of a fixed shape.
@@ -109,7 +111,10 @@ def photo(image, size, key, blur, scale, noise, quality):
 
 
 def degrade(image, size, config, keys):
-    """Low-res pictures [B, size, size, 3] of [B, H, W, 3] in [-1, 1]; keys [B]; `config` is `degrade` of a stage's."""
+    """Low-res pictures [B, size, size, 3] of [B, H, W, 3] in [-1, 1]; keys [B]; `config` is `degrade` of a stage's.
+    ValueError for pairs, whose low-res pictures are not made."""
+    if config.kind == "pairs":
+        raise ValueError("`lowres` (=None) must be the low-res pictures of a stage of pairs")
     if config.kind == "bicubic":
         return resize(image, size)
     ranges = {name: tuple(config[name]) for name in ("blur", "scale", "noise", "quality")}
