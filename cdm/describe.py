@@ -65,13 +65,12 @@ def describe(config, classes):
     size, low = stage.size, stage.lowres_size
     lowres, aug = (shaped(1, low, low, 3), shaped(1)) if low else (None, None)
     inputs = (shaped(1, size, size, 3), shaped(1), shaped(1, dtype=jnp.int32), lowres, aug)
-    batch = (shaped(1, size, size, 3, dtype=jnp.uint8), shaped(1, dtype=jnp.int32), shaped(1, dtype=jnp.uint32))
 
-    def loss(params, image, label, index):
-        return stage.loss(params, image, label, index, config.train.seed)[0]
+    def loss(params, batch):
+        return stage.loss(params, **batch, seed=config.train.seed)[0]
 
     once, denoising = program(stage.network.apply, params, *inputs)
-    cost, training = program(jax.value_and_grad(loss), params, *batch)
+    cost, training = program(jax.value_and_grad(loss), params, stage.batch(1))
     sample, flat = config.sample, flatten(params)
     # Parameters, averages, Adam's two moments, gradient; and a teacher's parameters.
     state = (5 + len(config.train.ema_sigmas) + bool(config.train.teacher)) * _bytes(params)

@@ -59,6 +59,7 @@ class Stage:
         self.dtype = _dtype(config.dtype)  # of the computations
         self.name, self.size = config.name, config.size
         self.lowres_size = config.lowres_size if "augment" in config else None
+        self.paired = bool(self.lowres_size) and config.degrade.kind == "pairs"  # learns from low-res pictures as given
         self.regression = config.diffusion.loss == "regression"
         self.learned_variance = config.diffusion.variance == "learned"
         self.bounded = self.learned_variance and not config.train.teacher  # whether the loss has the bound in it
@@ -96,12 +97,20 @@ class Stage:
                 new[name] = np.asarray(old[name], np.float32)
         return unflatten(new)
 
-    def loss(self, params, image, label, index, seed, lesson=None):
+    def batch(self, count):
+        """The shapes of a batch of so many examples by name, as `loss` takes them."""
+        shapes = {"image": ((self.size, self.size, 3), jnp.uint8), "label": ((), jnp.int32), "index": ((), jnp.uint32)}
+        if self.paired:
+            shapes["lowres"] = (self.lowres_size, self.lowres_size, 3), jnp.uint8
+        return {name: jax.ShapeDtypeStruct((count, *shape), dtype) for name, (shape, dtype) in shapes.items()}
+
+    def loss(self, params, image, label, index, seed, lesson=None, lowres=None):
         """Training loss of a batch: (mean, sums), sums a dict of "bin_sums" and "bin_counts" [BINS], of the simple loss
         by bin of t, and, where the variance is learned, "bits", an estimate of the bound in bits a dimension. What a
         student is taught instead of the pictures is its `lesson` (cdm.training.distillation).
 
-        image: [B, H, W, 3] uint8; label: [B]; index: [B] uint32, the examples' places in the order of training.
+        image: [B, H, W, 3] uint8; label: [B]; index: [B] uint32, the examples' places in the order of training; lowres:
+        [B, h, w, 3] uint8, of a stage of pairs, None of others, which make it of the image.
         Example n draws from fold(seed, n), whatever batch it comes in; its t is the n-th term of a golden-ratio
         sequence, uniform and evenly spread over every run of examples.
         """
@@ -113,7 +122,7 @@ class Stage:
         t = (index * np.uint32(2654435769)).astype(jnp.float32) * 2.0**-32  # 2^32 / golden ratio
         logsnr, entry = lesson.level(t) if lesson else self.level(t, eps_keys)
         degrade_keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.fold_in(root, n), 6))(index)
-        (x0, lowres), aug_logsnr = self.pair(image, crop_keys, degrade_keys), None
+        (x0, lowres), aug_logsnr = self.pair(image, crop_keys, degrade_keys, lowres), None
         if self.lowres_size:
             a = config.augment
             lowres = augment.blur(lowres, blur_keys, a.blur_probability, a.blur_sigma)
@@ -201,13 +210,14 @@ class Stage:
             y_t, logsnr_y = jnp.zeros_like(y_t), jnp.full_like(logsnr_y, self.schedule.logsnr_min)
         return y_t, logsnr_y, mean, std.reshape(-1, 1, 1, 1)
 
-    def pair(self, image, crop_keys=None, degrade_keys=None):
-        """(x0, lowres or None) in [-1, 1] from uint8 images: the low-res image is made of the whole high-res one, by
-        the stage's degradation or, without keys [B] for it, clean; and both are cropped alike, so that the resize sees
-        no border that a whole picture has not."""
+    def pair(self, image, crop_keys=None, degrade_keys=None, lowres=None):
+        """(x0, lowres or None) in [-1, 1] from uint8 images: the low-res image is the one given or made of the whole
+        high-res one, by the stage's degradation or, without keys [B] for it, clean; and both are cropped alike, so that
+        the resize sees no border that a whole picture has not."""
         x0 = to_float(image)
-        lowres = None
-        if self.lowres_size:
+        if lowres is not None:
+            lowres = to_float(lowres)
+        elif self.lowres_size:
             lowres = (resize(x0, self.lowres_size) if degrade_keys is None else
                       degrade(x0, self.lowres_size, self.config.degrade, degrade_keys))
         crop = self.config.data.crop

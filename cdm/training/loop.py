@@ -9,14 +9,13 @@ import pathlib
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cdm import cascade as runner
 from cdm.data import manifest
+from cdm.data.pairs import open_data
 from cdm.data.pipeline import batches
 from cdm.data.reading import read_good
-from cdm.data.sources import open_source
 from cdm.images.files import write_grid
 from cdm.images.resize import resize, to_float
 from cdm.settings import plan, settings_of
@@ -34,7 +33,7 @@ def train(config, run):
     """Train the stage of `config` in the folder `run`, from its newest checkpoint if it has one; returns the Stage
     with the averaged (EMA) parameters. Raises Stopped after a SIGTERM, everything saved."""
     run = pathlib.Path(run)
-    opened = open_source(config.data.source)
+    opened = open_data(config.data.source, config.data.get("lowres"))
     source = manifest.resume(opened, run)
     partition = mesh.Partition(config)
     stage = Stage(config, source.classes)
@@ -146,13 +145,12 @@ def _begin(stage, teacher, partition, kept):
 
 def _compile(stage, teacher, partition, state, *knowledge):
     """(step(state, batch, *knowledge), seconds it took to compile)."""
-    began, size, count = time.monotonic(), stage.size, stage.config.train.batch_size
+    began, count = time.monotonic(), stage.config.train.batch_size
     shapes, *known = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), [state, *knowledge])
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    batch = {name: jax.ShapeDtypeStruct((count, *shape), dtype, sharding=partition.spread) for name, shape, dtype in (
-        ("image", (size, size, 3), jnp.uint8), ("label", (), jnp.int32), ("index", (), jnp.uint32),
-        ("stop", (), bool))}
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=partition.spread),
+                         {**stage.batch(count), "stop": jax.ShapeDtypeStruct((count,), bool)})
     step = jax.jit(functools.partial(states.step, stage, partition, teacher), donate_argnums=0,
                    out_shardings=(shardings, partition.everywhere))
     return step.lower(shapes, batch, *known).compile(), time.monotonic() - began
@@ -181,13 +179,15 @@ def warnings(config, source):
 
 def preview(stage, source, columns=8):
     """A grid [rows, columns, H, W, 3] in [-1, 1]: a base stage's samples, two rows of classes in turn; or an SR stage's
-    low-res input, its sample and the real image, in three rows."""
+    low-res input (of pairs the partner), its sample and the real image, in three rows."""
     labels = np.arange(2 * columns if not stage.lowres_size else columns) % max(len(stage.classes), 1)
     if not stage.lowres_size:
         return runner.sample_stage(stage, labels, seed=0).reshape(2, columns, stage.size, stage.size, 3)
     records = np.linspace(0, len(source) - 1, columns).astype(int)
-    records, real = zip(*(read_good(source, int(i), stage.size, bad=getattr(source, "bad", None)) for i in records))
-    records, real = np.array(records), to_float(np.stack(real))
-    lowres = resize(real, stage.lowres_size)
+    records, *pictures = map(np.stack, zip(*(
+        read_good(source, int(i), stage.size, bad=getattr(source, "bad", None),
+                  lowres_size=stage.lowres_size if stage.paired else None) for i in records)))
+    real, *partners = map(to_float, pictures)
+    lowres = partners[0] if partners else resize(real, stage.lowres_size)
     sample = runner.sample_stage(stage, source.labels[records], seed=0, lowres=lowres)
     return np.stack([resize(lowres, stage.size), sample, real])

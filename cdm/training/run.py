@@ -39,7 +39,8 @@ def differences(old, new, prefix=""):
 # What may change when a run is resumed: how long (with it the end of a cosine decay), how often, on what devices, and
 # where the same data, or the same teacher, lies; nothing that the numbers so far rest on, but for rounding.
 CHANGEABLE = ("train.images", "train.max_skipped", "train.accumulate", "train.deterministic", "model.remat",
-              "checkpoint.", "log.", "mesh.", "sample.", "data.cache", "data.source", "train.teacher")
+              "checkpoint.", "log.", "mesh.", "sample.", "data.cache", "data.source", "data.lowres",
+              "train.teacher")
 
 
 @contextlib.contextmanager

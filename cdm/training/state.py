@@ -83,8 +83,8 @@ def gradient(stage, params, batch, lesson=None):
 
 
 def step(stage, partition, teacher, state, batch, knowledge=None):
-    """(state, metrics) after one batch: dict of image [B, H, W, 3] uint8, label [B], index [B], stop [B] bool: whether
-    the process that an example is of was told to stop; `teacher` a Teacher or None, `knowledge` its parameters.
+    """(state, metrics) after one batch: the dict that `Stage.batch` has, with stop [B] bool: whether the
+    process that an example is of was told to stop; `teacher` a Teacher or None, `knowledge` its parameters.
 
     The partition says where things lie: parameters are gathered for the batch, its gradient is scattered again.
     """
