@@ -29,6 +29,12 @@ from cdm.images.resize import resize
 from cdm.settings import Settings, plan, settings_of
 from cdm.stage import Stage
 
+# Degradations whose stages can not be held to their input, and why.
+INCONSISTENT = {
+    "photo": "trained on photo degradations, it takes away noise and JPEG's traces, which a picture that shrinks to "
+             "its input must have",
+    "pairs": "trained on pairs, whose low-res pictures are not the others made small, it makes pictures that do not "
+             "shrink to its input"}
 VERSIONS = 4  # that `fidelity` takes the mean of where only one is asked for
 _seconds = weakref.WeakKeyDictionary()  # that a window took of a stage, at best
 
@@ -99,9 +105,9 @@ def route(height, width, stages, size, *, steps=None, aug_level=None, sampler=No
         raise ValueError(f"`overlap` (={overlap}) must lie in (0, 1)")
     ready = _ready(stages, label, steps=steps, aug_level=aug_level, sampler=sampler, guidance=guidance)
     for stage in stages:
-        if consistent and stage.config.degrade.kind == "photo":
-            raise ValueError(f"`consistent` (=True) must be False for {stage.name}: trained on photo degradations, it "
-                             "takes away noise and JPEG's traces, which a picture that shrinks to its input must have")
+        if consistent and stage.config.degrade.kind in INCONSISTENT:
+            raise ValueError(f"`consistent` (=True) must be False for {stage.name}: "
+                             + INCONSISTENT[stage.config.degrade.kind])
     chain, scale = [], 1
     while height * scale < size[0] or width * scale < size[1]:
         stage, settings, number = ready[min(len(chain), len(ready) - 1)]

@@ -31,8 +31,10 @@ def upscale(args):
         options["sampler"] = own.sampler
         options |= {name: getattr(own, name) for name in ("steps", "aug_level") if options[name] is None}
     for stage in stages:
-        print(f"{stage.name}: a window of {stage.lowres_size} px to {stage.size}, trained on {stage.config.data.source}, "
-              f"made small by {stage.config.degrade.kind}"
+        low = f" and its pairs in {stage.config.data.lowres}" if stage.paired else (
+            f", made small by {stage.config.degrade.kind}")
+        print(f"{stage.name}: a window of {stage.lowres_size} px to {stage.size}, "
+              f"trained on {stage.config.data.source}{low}"
               + ("" if args.stage else "; not on photographs: --stage names another"), file=sys.stderr)
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))  # a file is whole or gone; the rest is resumed
     try:
