@@ -125,6 +125,13 @@ def test_without_a_stage_the_one_in_the_package_is_named(photos, tmp_path, capfd
     assert said in capfd.readouterr().err
 
 
+def test_a_base_stage_is_refused_in_one_line(photos, tmp_path, base_stage, capfd):
+    base_stage.save(tmp_path / "base_8")
+    assert call(photos, "--out", tmp_path / "out", "--stage", tmp_path / "base_8", "--scale", 2) == 2
+    assert capfd.readouterr().err.startswith("cdm: `stages` (=base_8) must be super-resolution stages")
+    assert not (tmp_path / "out").exists()
+
+
 # ------------------------------------------------------------------------------------------------------------ a batch
 
 

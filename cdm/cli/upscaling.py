@@ -30,7 +30,7 @@ def upscale(args):
         stages, own = [cascade.stages[-1]], cascade.settings()[-1]
         options["sampler"] = own.sampler
         options |= {name: getattr(own, name) for name in ("steps", "aug_level") if options[name] is None}
-    for stage in stages:
+    for stage in (one for one in stages if one.lowres_size):  # of others an error tells
         low = f" and its pairs in {stage.config.data.lowres}" if stage.paired else (
             f", made small by {stage.config.degrade.kind}")
         print(f"{stage.name}: a window of {stage.lowres_size} px to {stage.size}, "
