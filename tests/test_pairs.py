@@ -115,7 +115,7 @@ def test_partners_are_cut_and_flipped_alike(wide, config, square):
         np.testing.assert_array_equal(example["image"][1::2, 1::2], example["lowres"])
         assert example["lowres"][0, 0, 2] == order.record(n)
         seen.add((int(example["lowres"][0, :, 1].min()), bool(example["lowres"][0, 0, 1] > example["lowres"][0, 1, 1])))
-    assert len(seen) == {"center": 2, "random": 16}[square]
+    assert seen == {(10 * left, flipped) for left in ({3} if square == "center" else range(8)) for flipped in (False, True)}
 
 
 @pytest.mark.parametrize("sides", [(40, 100, 16, 40), (100, 41, 40, 16), (37, 90, 12, 30), (16, 40, 16, 40)])
@@ -264,6 +264,20 @@ def test_a_stage_of_pairs_makes_no_low_res_pictures_to_learn_from(folders, confi
     np.testing.assert_allclose(stage.pair(batch["image"], None, None, lowres)[1], to_float(lowres), atol=1e-6)
     np.testing.assert_allclose(stage.pair(batch["image"])[1], resize(to_float(batch["image"]), 8), atol=1e-5)
     assert describe(config, ("a", "b"))["flops_per_image"]["train"] > 0
+
+
+def test_low_res_pictures_that_are_resized_are_told(wide, config, tmp_path):
+    cut(wide[1] / "a/0.png")
+    source = manifest.freeze(open_data(*wide), tmp_path)
+
+    def told():
+        return [line for line in loop.warnings(config, source) if "`lowres_size`" in line]
+
+    assert not told()
+    config.unlock().lowres_size = 4
+    assert "the first from 8 px; that takes away noise" in told()[0]
+    config.lowres_size = 16
+    assert told()[0].endswith("(=16), the first from 8 px")
 
 
 @pytest.mark.slow
