@@ -8,10 +8,10 @@
 
     pairs     nothing is made: the low-res picture is one of its own (cdm.data.pairs)
 
-For `photo` each picture draws from its own key: the blur's sigma, an axis at a time; the size between, as a share of the low-res
-size; noise, of one strength, grey for half of the pictures; JPEG's quality. Every range begins at or near nothing, so
-that good pictures are among those a stage learns. Sizes that are drawn make no new program: blur and resize are matrices,
-as the one resize's are, of a fixed shape.
+For `photo` each picture draws from its own key: the blur's sigma, an axis at a time; the size between, as a share of
+the low-res size; noise, of one strength, grey for half of the pictures; JPEG's quality. Every range begins at or near
+nothing, so that good pictures are among those a stage learns. Sizes that are drawn make no new program: blur and resize
+are matrices, as the one resize's are, of a fixed shape.
 """
 
 import functools

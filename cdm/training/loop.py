@@ -174,8 +174,8 @@ def warnings(config, source):
     if source.size and config.size > source.size:
         yield f"warning: its pictures are {source.size} px and enlarged to `size` (={config.size})"
     if config.data.get("lowres") and (side := _lowres_side(source)) != config.lowres_size:
-        yield (f"warning: low-res pictures are resized to `lowres_size` (={config.lowres_size}), the first from {side} px"
-               + ("; that takes away noise, which the stage will not learn to meet" if side > config.lowres_size else ""))
+        yield (f"warning: low-res pictures are resized to `lowres_size` (={config.lowres_size}), the first from {side} "
+               "px" + ("; that takes away noise, which the stage will not meet" if side > config.lowres_size else ""))
     if config.train.batch_size < 32:
         yield f"warning: `train.batch_size` (={config.train.batch_size}) is small; under 32 the gradient is noisy"
 
