@@ -1,5 +1,5 @@
 """What enlargement reaches on folders of pictures, by the metrics of `cdm eval restoration`: bicubic and Lanczos and, if
-it is named, a super-resolution stage as `cdm upscale` has it, freely and with --consistent.
+they are named, super-resolution stages as `cdm upscale` has them, freely and, if made for it, with --consistent.
 
     python -m experiments.restoration --data Set5 Set14 BSD100 --out experiments/restoration/baselines.json
     cdm eval weights lpips_alex
@@ -22,6 +22,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
+from cdm.cli.arguments import values
 from cdm.data.sources import Pictures
 from cdm.evals.lpips import Lpips
 from cdm.evals.restoration import measures
@@ -36,12 +37,13 @@ GREY = 20 * np.log10(255 / 219)
 
 
 def by_stage(stage, **options):
-    """{method: enlarge(lowres, (H, W)) -> uint8} of a Stage."""
+    """{method: enlarge(lowres, (H, W)) -> uint8} of a Stage; one that cleans is not held to its input."""
 
     def with_(**more):
         return lambda lowres, size: to_uint8(enlarge(lowres, [stage], size, **options, **more).image)
 
-    return {stage.name: with_(), f"{stage.name}, consistent": with_(consistent=True)}
+    held = {f"{stage.name}, consistent": with_(consistent=True)} if stage.config.degrade.kind == "bicubic" else {}
+    return {stage.name: with_(), **held}
 
 
 def measure(data, scale, methods, distance=None):
@@ -64,16 +66,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", nargs="+", required=True, metavar="FOLDER")
     parser.add_argument("--scale", type=int, default=4)
-    parser.add_argument("--stage", metavar="FOLDER", help="a super-resolution stage")
-    parser.add_argument("--steps", type=int, help="of the stage (default: its config's)")
-    parser.add_argument("--aug-level", type=float, help="of the stage (default: its config's)")
+    parser.add_argument("--stage", action="append", default=[], metavar="FOLDER", help="super-resolution stages")
+    each = " of each stage, comma-separated (default: its config's)"
+    parser.add_argument("--steps", type=values(int), help="one value, or one" + each)
+    parser.add_argument("--aug-level", type=values(float), help="one value, or one" + each)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
     table, methods, about, distance = {}, {"bicubic": bicubic, "lanczos": lanczos}, {"scale": args.scale}, None
     if args.stage:
-        stage, options = load_stage(args.stage), {"steps": args.steps, "aug_level": args.aug_level}
-        methods, distance = {**methods, **by_stage(stage, **options)}, Lpips()
-        about |= {"stage": {"name": stage.name, "sha256": stage.sha256, **options}, "lpips": distance.about}
+        distance = Lpips()
+        about |= {"stages": [], "lpips": distance.about}
+    for i, folder in enumerate(args.stage):
+        stage = load_stage(folder)
+        options = {name: given[i % len(given)] if isinstance(given, list) else given
+                   for name, given in (("steps", args.steps), ("aug_level", args.aug_level))}
+        methods |= by_stage(stage, **options)
+        about["stages"].append({"name": stage.name, "sha256": stage.sha256, **options})
     for data in args.data:
         name = pathlib.Path(data).name
         table[name] = found = measure(data, args.scale, methods, distance)
