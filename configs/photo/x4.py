@@ -21,6 +21,7 @@ def get_config():
     config.model.multipliers = (1, 2, 2)
     config.model.blocks = 1
     config.model.resample = "between"
+    config.diffusion.target = "x0"
     config.diffusion.residual = True
     config.diffusion.data_std = 0.16
     config.augment.max_level = 0.25
