@@ -18,10 +18,11 @@ def get_config():
     config.model.blocks = 1
     config.model.attention = ()
     config.model.resample = "between"
+    config.diffusion.target = "x0"
     config.diffusion.residual = True
     config.diffusion.data_std = 0.1
     config.augment.max_level = 0.25
-    config.train.images = 40_000
+    config.train.images = 16_000
     config.train.batch_size = 8
     config.train.learning_rate = 8e-4
     config.train.warmup = 2_000
