@@ -9,7 +9,11 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.pixels import pixel_array
+from pydicom.tag import Tag
+from pydicom.uid import RLELossless
 
 from cdm import cli
 from cdm.images.dicom import DERIVED, is_dicom
@@ -125,7 +129,7 @@ def test_what_can_not_be_read_is_a_line(data, why):
     assert why in str(e.value) and "\n" not in str(e.value)
 
 
-def test_broken_files_are_lines():
+def test_broken_files_are_lines(tmp_path):
     data, rng = data_of("MR_small.dcm"), np.random.default_rng(0)
     read_whole = 0
     for i in range(60):
@@ -134,11 +138,74 @@ def test_broken_files_are_lines():
             if place < len(broken):
                 broken[place] ^= 1 << int(rng.integers(8))
         try:
-            assert isinstance(read(bytes(broken)), Picture)
+            picture = read(bytes(broken))
             read_whole += 1
-        except Unreadable as e:
+            fitting = fit(picture, "dicom", picture.pixels.shape[:2])
+        except ValueError as e:
             assert "\n" not in str(e)
+        else:  # once the work is done there is no way back
+            write(tmp_path / "a.dcm", fitting)
     assert 0 < read_whole < 60
+
+
+def recorded(**values):
+    """A file of CT_small with records of these raw bytes, without those that are None."""
+    records = pydicom.dcmread(io.BytesIO(data_of("CT_small.dcm")))
+    for name, value in values.items():
+        tag = Tag(tag_for_keyword(name))
+        if value is None:
+            del records[tag]
+        else:
+            records[tag] = RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
+    out = io.BytesIO()
+    records.save_as(out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("values, why", (
+    ({"SOPInstanceUID": None}, "SOPInstanceUID"), ({"SOPClassUID": None}, "SOPClassUID"),
+    ({"PixelSpacing": b"much"}, "convert"), ({"PixelSpacing": b"1\\1\\1 "}, "broadcast"),
+    ({"ImageOrientationPatient": b"1\\0 "}, "reshape"), ({"ImagePositionPatient": b"1\\0 "}, "broadcast"),
+    ({"PixelAspectRatio": b"0\\0 "}, "Fraction")))
+def test_records_that_can_not_be_written_are_a_line_before_there_is_work(values, why):
+    picture = read(recorded(**values))
+    with pytest.raises(ValueError, match="^`format` .=dicom. must hold its records") as e:
+        fit(picture, "dicom", (256, 256))
+    assert why in str(e.value) and "\n" not in str(e.value)
+    fit(picture, "png", (256, 256))
+
+
+@pytest.mark.parametrize("name", ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "ImageType",
+                                  "PixelAspectRatio", "SeriesInstanceUID", "NumberOfFrames"))
+def test_records_may_be_empty(name, tmp_path):
+    after = enlarged(read(recorded(**{name: b""})), (2, 2), tmp_path / "a.dcm")
+    assert after.ImageType[:2] == ["DERIVED", "SECONDARY"] and (name == "ImageType" or not after[name].value)
+
+
+def test_an_image_type_may_have_one_value(tmp_path):
+    after = enlarged(read(recorded(ImageType=b"ORIGINAL")), (1, 1), tmp_path / "a.dcm")
+    assert after.ImageType == ["DERIVED", "SECONDARY"]
+
+
+def test_pixels_of_more_pictures_than_a_file_says_are_refused():
+    records = pydicom.dcmread(io.BytesIO(data_of("CT_small.dcm")))
+    records.PixelData = 3 * records.PixelData
+    with pytest.raises(Unreadable, match="its pixels are"):
+        read(written(records))
+
+
+def test_offsets_into_compressed_pixels_go(tmp_path):
+    records = pydicom.dcmread(io.BytesIO(data_of("CT_small.dcm")))
+    records.compress(RLELossless, encapsulate_ext=True)
+    after = enlarged(read(written(records)), (2, 2), tmp_path / "a.dcm")
+    assert "ExtendedOffsetTable" in records and "ExtendedOffsetTable" not in after
+
+
+def test_colour_with_sign_is_refused():
+    records = pydicom.dcmread(io.BytesIO(data_of("SC_rgb_small_odd.dcm")))
+    records.PixelRepresentation = 1
+    with pytest.raises(Unreadable, match="colour with sign"):
+        read(written(records))
 
 
 def test_only_dicom_becomes_dicom():

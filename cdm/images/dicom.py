@@ -25,8 +25,9 @@ LEFT = ("ShutterShape", "ShutterLeftVerticalEdge", "ShutterRightVerticalEdge", "
         "VerticesOfThePolygonalShutter", "CollimatorShape", "CollimatorLeftVerticalEdge", "CollimatorRightVerticalEdge",
         "CollimatorUpperHorizontalEdge", "CollimatorLowerHorizontalEdge", "CenterOfCircularCollimator",
         "RadiusOfCircularCollimator", "VerticesOfThePolygonalCollimator", "SequenceOfUltrasoundRegions",
-        "IconImageSequence", "SmallestImagePixelValue", "LargestImagePixelValue", "DigitalSignaturesSequence",
-        "MACParametersSequence", "EncryptedAttributesSequence")
+        "IconImageSequence", "SmallestImagePixelValue", "LargestImagePixelValue", "ExtendedOffsetTable",
+        "ExtendedOffsetTableLengths", "DigitalSignaturesSequence", "MACParametersSequence",
+        "EncryptedAttributesSequence")
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 MOST = 65535  # rows and columns
 DERIVED = "Enlarged by a generative model: its detail is invented, not evidence. Not for identification or diagnosis."
@@ -81,7 +82,11 @@ def read(data):
     records = _dataset(data)
     values = pixel_array(records)
     values = values[..., None] if values.ndim == 2 else values
+    if values.shape not in ((records.Rows, records.Columns, channels) for channels in (1, 3)):
+        raise Unreadable(f"is DICOM of {records.Columns}x{records.Rows}, and its pixels are {list(values.shape)}")
     grey, stored, signed = values.shape[2] == 1, int(records.BitsStored), bool(records.PixelRepresentation)
+    if signed and not grey:
+        raise Unreadable("is DICOM of colour with sign, which the standard does not know")
     if grey and (stored != 8 or signed):
         low, high = int(values.min()), int(values.max())
     else:
@@ -105,18 +110,21 @@ def _sizes(records, shape):
     """Bring what tells of the size of pixels to a picture of `shape` (height, width)."""
     from pydicom.valuerep import DSfloat
 
-    def number(value):
-        return DSfloat(float(value), auto_format=True)
+    def numbers(name):
+        return np.array([float(value) for value in records.get(name) or ()])
 
-    ratios = records.Rows / shape[0], records.Columns / shape[1]
-    if {"PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"} <= set(records.dir()):
-        along_columns, along_rows = np.reshape([float(v) for v in records.ImageOrientationPatient], (2, 3))
-        rows, columns = (float(s) * (ratio - 1) / 2 for s, ratio in zip(records.PixelSpacing, ratios))
-        place = np.array([float(v) for v in records.ImagePositionPatient])
-        records.ImagePositionPatient = [number(v) for v in place + along_columns * columns + along_rows * rows]
+    def say(name, values):
+        records[name].value = [DSfloat(float(value), auto_format=True) for value in values]
+
+    ratios = np.array([records.Rows / shape[0], records.Columns / shape[1]])
+    place, turn, spacing = map(numbers, ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"))
+    if place.size and turn.size and spacing.size:
+        along_columns, along_rows = turn.reshape(2, 3)
+        rows, columns = spacing * (ratios - 1) / 2
+        say("ImagePositionPatient", place + along_columns * columns + along_rows * rows)
     for name in SPACINGS:
-        if records.get(name):
-            records[name].value = [number(float(s) * ratio) for s, ratio in zip(records[name].value, ratios)]
+        if (spacing := numbers(name)).size:
+            say(name, spacing * ratios)
     if records.get("PixelAspectRatio"):
         ratio = fractions.Fraction(records.PixelAspectRatio[0]) / fractions.Fraction(records.PixelAspectRatio[1])
         ratio *= fractions.Fraction(records.Rows * shape[1], shape[0] * records.Columns)
@@ -124,43 +132,54 @@ def _sizes(records, shape):
     records.Rows, records.Columns = shape
 
 
-def write(path, pixels, source, said=None):
-    """Write [H, W, C] as `read` gave them, of any size, as a picture derived from the Dicom `source`; `said`: more on
-    how it was made, bytes of text, as a private record of "cdm"."""
+def _write(file, source, shape, values, said=None):
+    """Write the records of the Dicom `source`, derived, with the bytes of `values` of a picture of `shape`."""
     from pydicom.dataset import Dataset
     from pydicom.uid import ExplicitVRLittleEndian
 
+    records = _dataset(source.data)
+    for name in LEFT:
+        if name in records:
+            del records[name]
+    for tag in [tag for tag in records.keys() if 0x6000 <= tag.group <= 0x60FF]:
+        del records[tag]
+    if records.SamplesPerPixel == 3:
+        records.PhotometricInterpretation, records.PlanarConfiguration = "RGB", 0
+    _sizes(records, shape)
+    records.HighBit, records.PixelData = records.BitsStored - 1, values + b"\0" * (len(values) % 2)
+    records["PixelData"].VR = "OW" if records.BitsAllocated == 16 else "OB"
+    before = Dataset()
+    before.ReferencedSOPClassUID, before.ReferencedSOPInstanceUID = records.SOPClassUID, records.SOPInstanceUID
+    records.SourceImageSequence, records.DerivationDescription = [before], DERIVED
+    kinds = records.get("ImageType") or ()
+    records.ImageType = ["DERIVED", "SECONDARY", *([] if isinstance(kinds, str) else kinds[2:])]
+    if records.get("SeriesInstanceUID"):
+        records.SeriesInstanceUID = _uid("cdm", records.SeriesInstanceUID)
+    records.SOPInstanceUID = _uid(before.ReferencedSOPInstanceUID, hashlib.sha256(values).hexdigest())
+    if said:  # but for the mark of byte order, which most character sets have not
+        records.private_block(0x0013, "cdm", create=True).add_new(0x01, "UT", said.decode().replace("\ufeff", ""))
+    records.file_meta.MediaStorageSOPInstanceUID = records.SOPInstanceUID
+    records.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    records.save_as(file, implicit_vr=False, little_endian=True, enforce_file_format=True)
+
+
+def check(source, shape):
+    """Raise, of any type, what is wrong with the records of a Dicom if a picture of `shape` derived from it can not be
+    written."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        records = _dataset(source.data)
-        records.decode()
-        for name in LEFT:
-            if name in records:
-                del records[name]
-        for tag in [tag for tag in records.keys() if 0x6000 <= tag.group <= 0x60FF]:
-            del records[tag]
-        white = np.iinfo(pixels.dtype).max
-        inverted = records.PhotometricInterpretation == "MONOCHROME1"
-        values = source.low + (white - pixels if inverted else pixels) * ((source.high - source.low) / white)
-        kind = "<i" if records.PixelRepresentation else "<u"
-        values = np.rint(values).astype(f"{kind}{records.BitsAllocated // 8}").tobytes()
-        if pixels.shape[2] == 3:
-            records.PhotometricInterpretation, records.PlanarConfiguration = "RGB", 0
-        _sizes(records, pixels.shape[:2])
-        records.HighBit, records.PixelData = records.BitsStored - 1, values + b"\0" * (len(values) % 2)
-        records["PixelData"].VR = "OW" if records.BitsAllocated == 16 else "OB"
-        records["PixelData"].is_undefined_length = False
-        before = Dataset()
-        before.ReferencedSOPClassUID, before.ReferencedSOPInstanceUID = records.SOPClassUID, records.SOPInstanceUID
-        records.SourceImageSequence, records.DerivationDescription = [before], DERIVED
-        kinds = [*(records.get("ImageType") or ())]
-        records.ImageType = ["DERIVED", "SECONDARY", *kinds[2:]]
-        if "SeriesInstanceUID" in records:
-            records.SeriesInstanceUID = _uid("cdm", records.SeriesInstanceUID)
-        records.SOPInstanceUID = _uid(before.ReferencedSOPInstanceUID, hashlib.sha256(values).hexdigest())
-        if said:
-            records.private_block(0x0013, "cdm", create=True).add_new(0x01, "UT", said.decode())
-        records.file_meta.MediaStorageSOPInstanceUID = records.SOPInstanceUID
-        records.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        with open(path, "wb") as f:
-            records.save_as(f, implicit_vr=False, little_endian=True, enforce_file_format=True)
+        _write(io.BytesIO(), source, shape, b"", b"said")
+
+
+def write(path, pixels, source, said=None):
+    """Write [H, W, C] as `read` gave them, of any size, as a picture derived from the Dicom `source`; `said`: more on
+    how it was made, bytes of text, as a private record of "cdm"."""
+    records = _dataset(source.data, stop_before_pixels=True)
+    white = np.iinfo(pixels.dtype).max
+    values = white - pixels if records.PhotometricInterpretation == "MONOCHROME1" else pixels
+    values = np.rint(source.low + values * ((source.high - source.low) / white))
+    kind = "<i" if records.PixelRepresentation else "<u"
+    values = values.astype(f"{kind}{records.BitsAllocated // 8}").tobytes()
+    with warnings.catch_warnings(), open(path, "wb") as f:
+        warnings.simplefilter("ignore")
+        _write(f, source, pixels.shape[:2], values, said)

@@ -24,7 +24,7 @@ from cdm.images.provenance import upright
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "dicom": dicom.SUFFIX}
 KEPT = {"JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp", "TIFF": "tiff"}  # in their own format, the others as png
 LONGEST = {"png": 2**31 - 1, "jpeg": 65500, "webp": 16383, "tiff": 2**31 - 1, "dicom": dicom.MOST}  # pixels of a side
-MOST = 2**32 - 2**24  # bytes of pixels in a TIFF, were they not to become fewer
+MOST = 2**32 - 2**24  # bytes of pixels in a TIFF or DICOM, were they not to become fewer
 SEGMENT = 65_500  # bytes of EXIF, or of XMP, that a JPEG can hold
 ORIENTATION = 0x0112
 # EXIF 2.3: how a picture that was stored so comes upright.
@@ -278,10 +278,15 @@ def fit(picture, format, size):
     if max(size) > LONGEST[format]:
         raise ValueError(f"`format` (={format}) must hold {size[1]}x{size[0]} pixels; a side has "
                          f"{LONGEST[format]} at most")
-    if format == "tiff" and math.prod(size) * picture.pixels[0, 0].nbytes > MOST:
-        raise ValueError(f"`format` (=tiff) must hold {size[1]}x{size[0]} pixels; a file has 4 GiB at most")
+    if format in ("tiff", "dicom") and math.prod(size) * picture.pixels[0, 0].nbytes > MOST:
+        raise ValueError(f"`format` (={format}) must hold {size[1]}x{size[0]} pixels; a file has 4 GiB at most")
     if format == "dicom" and not picture.source:
         raise ValueError("`format` (=dicom) must be of a picture that comes as DICOM, with its records")
+    if format == "dicom":
+        try:
+            dicom.check(picture.source, size)
+        except Exception as e:  # of records that are broken anything
+            raise ValueError(f"`format` (=dicom) must hold its records, and does not ({reason(e)})") from e
     if picture.source:
         low, high = picture.source.low, picture.source.high
         notes = (*notes, *(picture.source.notes if format == "dicom" else (
