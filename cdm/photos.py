@@ -231,8 +231,9 @@ def _plan(path, place, stages, asked, options):
     if cost["bytes"] > MEMORY:  # of a line that is to become a square the canvas is far larger than the result
         raise ValueError(f"`size` (={size[1]}x{size[0]}) of {shape[1]}x{shape[0]} must need no more memory than the "
                          f"{MEMORY / 2**30:.0f} GiB of this machine, and needs {cost['bytes'] / 2**30:.0f}")
-    suffix = format if one else FORMATS[format]
-    return Job(path, place.with_suffix(suffix).as_posix(), format, tuple(shape), size, work, cost, one)
+    name = place.name if place.suffix[1:].isdecimal() else place.stem  # of 1.2.840.1 the number is no ending
+    file = place.with_name(name + (format if one else FORMATS[format]))
+    return Job(path, file.as_posix(), format, tuple(shape), size, work, cost, one)
 
 
 def _moving_format(one, format, options):

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import warnings
 
 import numpy as np
 import pytest
@@ -51,6 +52,15 @@ def test_a_single_picture_does_not_move(tmp_path):
         assert moving(tmp_path / name) is None
     (tmp_path / "broken.gif").write_bytes(b"GIF89a")
     assert moving(tmp_path / "broken.gif") is None
+
+
+def test_looking_whether_a_picture_moves_tells_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    pictures()[0].save(tmp_path / "a.png")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert moving(tmp_path / "a.png") is None
+    assert not told
 
 
 @pytest.mark.parametrize("suffix,options", [(".gif", {}), (".webp", {"lossless": True}), (".png", {})])

@@ -173,6 +173,16 @@ def test_pictures_do_not_tell_where_a_stage_had_its_pictures_from(stage, tmp_pat
     assert b"somebody" not in (tmp_path / "out" / "a.png").read_bytes()
 
 
+def test_a_number_at_the_end_of_a_name_is_no_ending(stage, tmp_path):
+    """As in the names of medical pictures, which are UIDs."""
+    for name in ("1.2.840.1", "1.2.840.2", "1.2.840.2.PNG"):
+        smooth((8, 8)).save(tmp_path / name, "PNG")
+    made = write_photos([tmp_path / "1.2.840.?"], tmp_path / "out", [stage], scale=1, steps=1)
+    assert made.done == ["1.2.840.1.png", "1.2.840.2.png"] and not made.failed
+    made = write_photos([tmp_path / "1.2.840.2.PNG"], tmp_path / "other", [stage], scale=1, steps=1)
+    assert made.done == ["1.2.840.2.png"]
+
+
 def test_an_input_is_never_overwritten_by_what_becomes_of_it(stage, tmp_path):
     smooth((8, 8)).save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()

@@ -45,10 +45,12 @@ def moving(path):
     if path.suffix.lower() in VIDEOS:
         return _video(path)
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("ignore")  # of Pillow, about what is repaired
-            count = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1
-            return Moving(path, f".{image.format.lower()}", image.size[::-1], count, "animation") if count > 1 else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow, about what is repaired, and large
+            with Image.open(path) as image:
+                count = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1
+                kind = f".{image.format.lower()}"
+                return Moving(path, kind, image.size[::-1], count, "animation") if count > 1 else None
     except Exception:  # decoders of broken files raise anything: whoever reads it as a picture tells
         return None
 
