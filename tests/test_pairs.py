@@ -197,6 +197,13 @@ def test_what_headers_tell_of_pairs_is_left_out_when_a_run_begins(folders, confi
     assert list(resumed.bad) == ["b/2.png"]
 
 
+def test_a_record_of_arrays_without_a_partner_is_left_out_when_a_run_begins(tmp_path, smooth):
+    pictures = smooth(5)
+    np.savez(tmp_path / "high.npz", images=pictures), np.savez(tmp_path / "low.npz", images=pictures[:4, ::2, ::2])
+    source = manifest.freeze(open_data(tmp_path / "high.npz", tmp_path / "low.npz"), tmp_path)
+    assert source.excluded == {"4": "LowRes: there is none of its name"} and len(source) == 4
+
+
 @pytest.mark.parametrize("shape, lowres, fits", [
     ((16, 20), (8, 10), True), ((16, 20), (8, 8), False), ((16, 20), (10, 8), False), ((16, 20), (16, 20), True),
     ((8, 10), (16, 20), False), ((667, 1001), (166, 250), True), ((667, 1001), (167, 251), True),

@@ -51,7 +51,7 @@ class Pairs:
     def check(self, i):
         """Raise what headers tell is wrong with a pair: Misfit if it is none."""
         shapes = [] if self._high.checked else [self._high.check(i)]
-        shapes += [] if self._low.checked else [self._of_partner(i, self._low.check)]
+        shapes += self._of_partner(i, lambda place: [] if self._low.checked else [self._low.check(place)])
         try:
             if len(shapes) == 2:
                 fit(self.names[i], *shapes)
