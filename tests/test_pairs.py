@@ -286,6 +286,9 @@ def test_low_res_pictures_that_are_resized_are_told(wide, config, tmp_path):
     assert "the first from 8 px; that takes away noise" in told()[0]
     config.lowres_size = 16
     assert told()[0].endswith("(=16), the first from 8 px")
+    for path in wide[1].rglob("*.png"):
+        cut(path)
+    assert not told()  # that none can be read is said when one is wanted
 
 
 @pytest.mark.slow

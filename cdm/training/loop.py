@@ -173,7 +173,7 @@ def warnings(config, source):
         yield f"warning: {len(source)} images are few; under 10000 the model begins to remember them"
     if source.size and config.size > source.size:
         yield f"warning: its pictures are {source.size} px and enlarged to `size` (={config.size})"
-    if config.data.get("lowres") and (side := _lowres_side(source)) != config.lowres_size:
+    if config.data.get("lowres") and (side := _lowres_side(source)) not in (None, config.lowres_size):
         yield (f"warning: low-res pictures are resized to `lowres_size` (={config.lowres_size}), the first from {side} "
                "px" + ("; that takes away noise, which the stage will not meet" if side > config.lowres_size else ""))
     if config.train.batch_size < 32:
@@ -181,7 +181,7 @@ def warnings(config, source):
 
 
 def _lowres_side(source):
-    """Pixels of the short side of the first low-res picture of pairs that can be read."""
+    """Pixels of the short side of the first low-res picture of pairs that can be read, None if none can."""
     for i in range(len(source)):
         with contextlib.suppress(Exception):  # it is replaced when it is met
             return min(source.partner(i).shape[:2])
