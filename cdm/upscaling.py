@@ -36,7 +36,7 @@ INCONSISTENT = {
     "pairs": "trained on pairs, whose low-res pictures are not the others made small, it makes pictures that do not "
              "shrink to its input"}
 VERSIONS = 4  # that `fidelity` takes the mean of where only one is asked for
-_seconds = weakref.WeakKeyDictionary()  # that a window took of a stage, at best
+_seconds = weakref.WeakKeyDictionary()  # that a window took of a stage, in the step that was quickest
 
 
 class Enlarged(NamedTuple):
@@ -281,9 +281,8 @@ def _diffuse(one, batches, lowres, key, asked, progress):
                 top, left = one.rows[row] * factor, one.columns[column] * factor
                 for whole, square in zip(blended, squares):
                     whole[top : top + stage.size, left : left + stage.size] += weight * square[k]
-            begin, took = time.perf_counter(), time.perf_counter() - begin
-            _seconds[stage] = min(took / len(part), _seconds.get(stage, np.inf))
             progress(len(part))
+        _seconds[stage] = min((time.perf_counter() - begin) / one.windows, _seconds.get(stage, np.inf))
         if asked is not None:
             project(x0, asked)
         for corners in canvas.cells(*one.size):

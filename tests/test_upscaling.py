@@ -1,6 +1,7 @@
 """Pictures of any size: what a window can do alone is done alike, and no picture depends on how windows lie."""
 
 import functools
+import time
 
 import jax
 import jax.numpy as jnp
@@ -260,8 +261,16 @@ def test_the_next_batch_is_begun_before_one_is_given():
 def test_an_estimate_knows_the_time_once_a_window_has_been_timed(sr_stage):
     stage = _silent(sr_stage)
     assert estimate(20, 20, [stage], (40, 40))["seconds"] is None
-    enlarge(picture(8, 8), [stage], (16, 16), steps=1)
+    enlarge(picture(8, 8), [stage], (16, 16), steps=2)  # the first one compiles
     assert 0 < estimate(20, 20, [stage], (40, 40))["seconds"] < 60
+
+
+def test_an_estimate_is_of_whole_steps_not_of_the_window_that_was_waited_for_least(sr_stage):
+    """While the host does something else, here sleep, devices get ahead."""
+    stage = _silent(sr_stage)
+    enlarge(picture(12, 12), [stage], (24, 24), steps=2, window_batch=1, progress=lambda n: time.sleep(0.3 * n))
+    told = estimate(12, 12, [stage], (24, 24), steps=2)
+    assert told["seconds"] > 0.2 * told["evaluations"]
 
 
 def test_classes(sr_stage, tiny_sr):
