@@ -56,12 +56,15 @@ class Ours:
             run(self.stage.params, x, level, label, lowres, None if lowres is None else level))
 
     def _step(self, batch):
-        """(the jitted training step, a state, a batch)."""
+        """(the training step, jitted as `cdm train` does, a state, a batch)."""
         with self.stage.config.unlocked():
             self.stage.config.train.batch_size = batch
         partition = mesh.Partition(self.stage.config)
-        state = jax.jit(functools.partial(states.create, self.stage))()
-        step = jax.jit(functools.partial(states.step, self.stage, partition, None), donate_argnums=0)
+        create = functools.partial(states.create, self.stage)
+        shardings = partition.shardings(jax.eval_shape(create))  # of every step's state, or the second one compiles anew
+        state = jax.jit(create, out_shardings=shardings)()
+        step = jax.jit(functools.partial(states.step, self.stage, partition, None), donate_argnums=0,
+                       out_shardings=(shardings, partition.everywhere))
         side = self.stage.size
         given = {"image": self.random.integers(0, 256, (batch, side, side, 3), np.uint8),
                  "label": self._inputs(batch)[1], "index": np.arange(batch, dtype=np.uint32),
