@@ -201,6 +201,14 @@ def test_offsets_into_compressed_pixels_go(tmp_path):
     assert "ExtendedOffsetTable" in records and "ExtendedOffsetTable" not in after
 
 
+@pytest.mark.parametrize("name, bits", (("SC_rgb_dcmtk_+eb+cy+np.dcm", 7), ("693_J2KI.dcm", 8)))
+def test_pixels_of_more_bits_than_a_file_says_are_refused(name, bits):
+    records = pydicom.dcmread(io.BytesIO(data_of(name)))
+    records.BitsStored, records.HighBit = bits, bits - 1
+    with pytest.raises(Unreadable, match=f"BitsStored {bits}"):
+        read(written(records))
+
+
 def test_colour_with_sign_is_refused():
     records = pydicom.dcmread(io.BytesIO(data_of("SC_rgb_small_odd.dcm")))
     records.PixelRepresentation = 1

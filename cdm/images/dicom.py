@@ -77,9 +77,9 @@ def header(data):
 
 def read(data):
     """(pixels [H, W, 1 or 3] uint8 or uint16, Dicom) of the bytes of a file; 8 bits without sign as they are."""
+    records = _dataset(data)  # which tells if pydicom is missing
     from pydicom.pixels import pixel_array
 
-    records = _dataset(data)
     values = pixel_array(records)
     values = values[..., None] if values.ndim == 2 else values
     if values.shape not in ((records.Rows, records.Columns, channels) for channels in (1, 3)):
@@ -87,9 +87,10 @@ def read(data):
     grey, stored, signed = values.shape[2] == 1, int(records.BitsStored), bool(records.PixelRepresentation)
     if signed and not grey:
         raise Unreadable("is DICOM of colour with sign, which the standard does not know")
-    if grey and (stored != 8 or signed):
-        low, high = int(values.min()), int(values.max())
-    else:
+    low, high, least = int(values.min()), int(values.max()), -(1 << stored - 1) if signed else 0
+    if low < least or high >= least + (1 << stored):  # where a decoder does not heed it
+        raise Unreadable(f"is DICOM with BitsStored {stored}, and its pixels have more")
+    if not grey or stored == 8 and not signed:
         low, high = 0, (1 << stored) - 1
     deep = values.dtype.itemsize == 2 or signed
     white = 65535 if deep else 255
@@ -174,12 +175,11 @@ def check(source, shape):
 def write(path, pixels, source, said=None):
     """Write [H, W, C] as `read` gave them, of any size, as a picture derived from the Dicom `source`; `said`: more on
     how it was made, bytes of text, as a private record of "cdm"."""
-    records = _dataset(source.data, stop_before_pixels=True)
-    white = np.iinfo(pixels.dtype).max
-    values = white - pixels if records.PhotometricInterpretation == "MONOCHROME1" else pixels
-    values = np.rint(source.low + values * ((source.high - source.low) / white))
-    kind = "<i" if records.PixelRepresentation else "<u"
-    values = values.astype(f"{kind}{records.BitsAllocated // 8}").tobytes()
     with warnings.catch_warnings(), open(path, "wb") as f:
         warnings.simplefilter("ignore")
+        records, white = _dataset(source.data, stop_before_pixels=True), np.iinfo(pixels.dtype).max
+        values = white - pixels if records.PhotometricInterpretation == "MONOCHROME1" else pixels
+        values = np.rint(source.low + values * ((source.high - source.low) / white))
+        kind = "<i" if records.PixelRepresentation else "<u"
+        values = values.astype(f"{kind}{records.BitsAllocated // 8}").tobytes()
         _write(f, source, pixels.shape[:2], values, said)
