@@ -188,7 +188,7 @@ class Batches:
 
     def __call__(self, run, items):
         """Iterate (some of the items [n, ...], what `run` makes of them, as NumPy arrays). The last batch is filled up
-        with the last item, and so is what is made of it. The devices work on the next batch while the caller has one."""
+        with the last item, and so is what is made of it. Devices work on the next batch while the caller has one."""
         first, least, begun = 0, len(jax.local_devices()), collections.deque()
         while begun or first < len(items):
             try:

@@ -58,8 +58,8 @@ def test_values_come_back(name, tmp_path):
     assert (larger.Rows, larger.Columns) == (2 * before.Rows, 3 * before.Columns)
     np.testing.assert_array_equal(pixel_array(larger)[1::2, 2::3], pixel_array(before))
     # What the values mean stays: their unit, and the window that they are shown in.
-    for element in ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "PatientName", "StudyInstanceUID",
-                    "BitsStored", "PixelRepresentation"):
+    for element in ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "PatientName",
+                    "StudyInstanceUID", "BitsStored", "PixelRepresentation"):
         assert larger.get(element) == before.get(element)
 
 

@@ -61,7 +61,7 @@ class Ours:
             self.stage.config.train.batch_size = batch
         partition = mesh.Partition(self.stage.config)
         create = functools.partial(states.create, self.stage)
-        shardings = partition.shardings(jax.eval_shape(create))  # of every step's state, or the second one compiles anew
+        shardings = partition.shardings(jax.eval_shape(create))  # of every state, or step two compiles anew
         state = jax.jit(create, out_shardings=shardings)()
         step = jax.jit(functools.partial(states.step, self.stage, partition, None), donate_argnums=0,
                        out_shardings=(shardings, partition.everywhere))
