@@ -344,6 +344,6 @@ def write_sampling(folder, sampling):
     write_json(pathlib.Path(folder) / "cascade.json", about)
 
 
-def shipped():
-    """The folder of the cascade that comes with the package."""
-    return pathlib.Path(__file__).parent / "weights" / "emoji"
+def shipped(name="emoji"):
+    """A folder that comes with the package: of the cascade, or of a stage."""
+    return pathlib.Path(__file__).parent / "weights" / name

@@ -8,6 +8,9 @@ import sys
 from cdm.cli.arguments import positive, values, verb
 
 
+PHOTOS = "photo_x4_bicubic"  # of the package
+
+
 def _size(text):
     """A type of WxH, as (height, width)."""
     found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
@@ -18,30 +21,23 @@ def _size(text):
 
 def upscale(args):
     """Upscale pictures into a folder."""
-    from cdm.cascade import load_cascade, shipped
+    from cdm.cascade import shipped
     from cdm.photos import MAX_PIXELS, write_photos
     from cdm.stage import load_stage
 
-    options = {"steps": args.steps, "aug_level": args.aug_level, "label": args.label}
-    if args.stage:
-        stages = [load_stage(folder) for folder in args.stage]
-    else:
-        cascade = load_cascade(shipped())
-        stages, own = [cascade.stages[-1]], cascade.settings()[-1]
-        options["sampler"] = own.sampler
-        options |= {name: getattr(own, name) for name in ("steps", "aug_level") if options[name] is None}
+    stages = [load_stage(folder) for folder in args.stage or [shipped(PHOTOS)]]
     for stage in (one for one in stages if one.lowres_size):  # of others an error tells
         low = f" and its pairs in {stage.config.data.lowres}" if stage.paired else (
             f", made small by {stage.config.degrade.kind}")
         print(f"{stage.name}: a window of {stage.lowres_size} px to {stage.size}, "
-              f"trained on {stage.config.data.source}{low}"
-              + ("" if args.stage else "; not on photographs: --stage names another"), file=sys.stderr)
+              f"trained on {stage.config.data.source}{low}", file=sys.stderr)
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))  # a file is whole or gone; the rest is resumed
     try:
         made = write_photos(
             args.inputs, args.out, stages, args.scale, args.size, args.format, args.max_pixels or MAX_PIXELS,
             not args.no_metadata, args.overwrite, seed=args.seed, fidelity=args.fidelity, samples=args.samples,
-            consistent=args.consistent, colour_lock=not args.no_colour_lock, **options)
+            consistent=args.consistent, colour_lock=not args.no_colour_lock, steps=args.steps,
+            aug_level=args.aug_level, label=args.label)
     finally:
         signal.signal(signal.SIGTERM, before)
     print(f"{len(made.done)} upscaled, {len(made.kept)} done before, {len(made.failed)} failed, in {args.out}"
@@ -56,7 +52,7 @@ def add(verbs):
     p.add_argument("--out", required=True, metavar="DIR", help="folder to write, or to go on writing")
     p.add_argument("--stage", action="append", metavar="FOLDER",
                    help="super-resolution stage; several are applied in order, the last one as often as it takes "
-                        "(default: the last one of the cascade in the package)")
+                        "(default: the one of photographs in the package)")
     size = p.add_mutually_exclusive_group(required=True)
     size.add_argument("--scale", type=float, metavar="S", help="times the picture's size, at least 1")
     size.add_argument("--size", type=_size, metavar="WxH", help="pixels of the result")
