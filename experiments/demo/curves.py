@@ -43,7 +43,7 @@ def main():
     for i, values in enumerate(bins):
         right.semilogy(base["images"], values, color=plt.cm.viridis(i / len(bins)), linewidth=1,
                        label=f"t {i / len(bins):.1f}–{(i + 1) / len(bins):.1f}")
-    left.set(title="training loss", xlabel="images seen", ylabel="v-MSE")
+    left.set(title="training loss", xlabel="images seen", ylabel="mean squared error of v, of sr_* of x0")
     right.set(title=f"{STAGES[0]} by noise level", xlabel="images seen")
     left.legend(fontsize=7)
     right.legend(fontsize=6, ncol=2)
