@@ -45,9 +45,9 @@ SAMPLERS = {"ancestral, small": {"sampler": "ancestral", "variance": "small"},
             "ddim": {"sampler": "ddim"}, "ddim, eta 0.5": {"sampler": "ddim", "eta": 0.5},
             "dpmpp_2m": {"sampler": "dpmpp_2m"}, "dpmpp_2m_sde": {"sampler": "dpmpp_2m_sde"},
             "heun": {"sampler": "heun"}, "heun, churn 5": {"sampler": "heun", "churn": 5.0}}
-# Of each stage: network evaluations, and images of each class over those of the first.
-STAGES = {"base_32": ((4, 8, 16), 1.0), "sr_64": ((2, 4, 8), 1.0), "sr_128": ((2, 4, 8), 1 / 3),
-          "sr_256": ((2, 4, 8), 1 / 3)}
+# Of each stage: network evaluations, and images of each class over those of the first; a distance takes 20 at least.
+STAGES = {"base_32": ((4, 8, 16), 1.0), "sr_64": ((2, 4, 8), 1.0), "sr_128": ((2, 4), 0.5),
+          "sr_256": ((2, 4), 0.5)}
 AUGMENTATIONS = {
     "none": {"augment.max_level": 0.0, "sample.aug_level": 0.0}, "noise": {"augment.max_level": 0.5},
     "blur": {"augment.max_level": 0.0, "sample.aug_level": 0.0, "augment.blur_probability": 0.5,
