@@ -3,8 +3,8 @@ they are named, super-resolution stages as `cdm upscale` has them, freely and, i
 
     python -m experiments.restoration --data Set5 Set14 BSD100 --out experiments/restoration/baselines.json
     cdm eval weights lpips_alex
-    python -m experiments.restoration --data Set5 Set14 --stage cdm/weights/emoji/sr_256 --steps 4 --aug-level 0 \
-        --out experiments/restoration/emoji.json
+    python -m experiments.restoration --data Set5 Set14 --stage cdm/weights/photo_x4_bicubic \
+        --out experiments/restoration/photos.json
 
 Each picture is cut to a multiple of the scale (at its right and lower edge, as the benchmarks do), shrunk by the one
 resize, kept in float, and enlarged again. Beside folders called set5, set14 and bsd100 stands the literature's bicubic
