@@ -4,8 +4,9 @@ degradation, so it also cleans; convolutional, for windows of pictures of any si
     cdm train --config=configs/photo/x4.py --workdir=runs/photo_x4 --config.data.source=PHOTOS
 
 PHOTOS is what docs/data.md allows, squares of at least 256 px. On an accelerator widen it (`--config.model.channels=64
---config.model.blocks=2 --config.train.batch_size=64`) and train longer. It has not been trained yet: nothing is
-expected of it.
+--config.model.blocks=2 --config.train.batch_size=64`) and train longer; on a CPU begin from the package's stage of clean
+pictures, which has this network (`--config.train.init_from=cdm/weights/photo_x4_bicubic`). It has not been trained yet:
+nothing is expected of it.
 """
 
 from cdm.config import sr_stage
