@@ -44,7 +44,8 @@ SAMPLERS = {"ancestral, small": {"sampler": "ancestral", "variance": "small"},
             "ancestral, large": {"sampler": "ancestral", "variance": "large"},
             "ddim": {"sampler": "ddim"}, "ddim, eta 0.5": {"sampler": "ddim", "eta": 0.5},
             "dpmpp_2m": {"sampler": "dpmpp_2m"}, "dpmpp_2m_sde": {"sampler": "dpmpp_2m_sde"},
-            "heun": {"sampler": "heun"}, "heun, churn 5": {"sampler": "heun", "churn": 5.0}}
+            "heun": {"sampler": "heun"}, "heun, churn 5": {"sampler": "heun", "churn": 5.0},
+            "heun, EDM's grid": {"sampler": "heun", "grid": "rho"}}
 # Of each stage: network evaluations, and images of each class over those of the first; a distance takes 20 at least.
 STAGES = {"base_32": ((4, 8, 16), 1.0), "sr_64": ((2, 4, 8), 1.0), "sr_128": ((2, 4), 0.5),
           "sr_256": ((2, 4), 0.5)}
