@@ -9,7 +9,7 @@ from PIL import Image
 
 from cdm.images.files import replace
 
-COLOURS = ("#3b6ea5", "#d98032", "#4f9d69", "#b04a5a", "#7a5ea8", "#8a8a8a")
+COLOURS = ("#3b6ea5", "#d98032", "#4f9d69", "#b04a5a", "#7a5ea8", "#8a8a8a", "#26a6a6", "#c2a52e", "#222222")
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:62em;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:1em 0}td,th{padding:.25em .8em;text-align:right;border-bottom:1px solid #ddd}
 td:first-child,th:first-child{text-align:left}img{image-rendering:pixelated;max-width:100%}
@@ -143,8 +143,11 @@ def points(series, x_label, y_label, caption, marked=None):
 
 
 def _legend(axes, names):
+    rows = 1 if len(names) <= 5 else 2
+    columns = -(-len(names) // rows)
     for i, name in enumerate(names):
-        x = axes.LEFT + 10 + i * (axes.WIDTH - axes.LEFT) / len(names)
-        axes.out.append(f'<rect x="{x:.1f}" y="6" width="10" height="10" '
+        x = axes.LEFT + 10 + i % columns * (axes.WIDTH - axes.LEFT) / columns
+        y = 6 - 4 * (rows - 1) + i // columns * 14
+        axes.out.append(f'<rect x="{x:.1f}" y="{y:.0f}" width="10" height="10" '
                         f'fill="{COLOURS[i % len(COLOURS)]}"/>')
-        axes.text(x + 15, 15, name, "start")
+        axes.text(x + 15, y + 9, name, "start")

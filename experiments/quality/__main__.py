@@ -231,7 +231,7 @@ def show(result):
             shown.append(page.paragraph(f"{stage}: held-out loss of v {result['losses'][stage]:.4f}."))
         shown.append(page.points(series, "network evaluations an image", "kernel distance", f"{stage}, "
                                  f"{rows[0]['n']} images of each class"))
-        steps = list(dict.fromkeys(x for of in series.values() for x, *_ in sorted(of)))
+        steps = sorted({x for of in series.values() for x, *_ in of})
         by = {kind: {x: f"{y:.4f} ± {e:.4f}" for x, y, e in of} for kind, of in series.items()}
         shown.append(page.table([f"{stage}, evaluations", *steps],
                                 [[kind, *(of.get(x, "–") for x in steps)] for kind, of in by.items()]))
