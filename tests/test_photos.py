@@ -121,7 +121,7 @@ def test_samples_are_a_folder_beside_the_picture(stage_folder, photos, tmp_path)
 
 def test_without_a_stage_the_one_in_the_package_is_named(photos, tmp_path, capfd):
     assert cli.main(["upscale", str(photos / "a.png"), "--out", str(tmp_path / "out"), "--scale", "1"]) == 0
-    said = "sr_256: a window of 128 px to 256, trained on fluent_emoji, made small by bicubic; not on photographs"
+    said = "photo_x4_bicubic: a window of 64 px to 256, trained on photos, made small by bicubic"
     assert said in capfd.readouterr().err
 
 
