@@ -31,11 +31,9 @@ def stage_of(kind, **model):
 def traced(stage):
     """The training step as cdm.training.loop jits it, traced, and the shapes of its state."""
     state = jax.eval_shape(functools.partial(states.create, stage))
-    batch = {"image": ((BATCH, SIZE, SIZE, 3), np.uint8), "label": ((BATCH,), np.int32),
-             "index": ((BATCH,), np.uint32), "stop": ((BATCH,), bool)}
+    batch = {**stage.batch(BATCH), "stop": jax.ShapeDtypeStruct((BATCH,), bool)}
     step = functools.partial(states.step, stage, mesh.Partition(stage.config), None)
-    shapes = {name: jax.ShapeDtypeStruct(*of) for name, of in batch.items()}
-    return jax.jit(step, donate_argnums=0).trace(state, shapes), state
+    return jax.jit(step, donate_argnums=0).trace(state, batch), state
 
 
 @functools.cache

@@ -30,19 +30,19 @@ from cdm.evals.stages import bicubic, lanczos
 from cdm.images.files import write_json
 from cdm.images.resize import resize, to_float, to_uint8
 from cdm.stage import load_stage
-from cdm.upscaling import enlarge
+from cdm.upscaling import INCONSISTENT, enlarge
 
 PUBLISHED = {"set5": 28.42, "set14": 26.00, "bsd100": 25.96}
 GREY = 20 * np.log10(255 / 219)
 
 
 def by_stage(stage, **options):
-    """{method: enlarge(lowres, (H, W)) -> uint8} of a Stage; one that cleans is not held to its input."""
+    """{method: enlarge(lowres, (H, W)) -> uint8} of a Stage; one that can not be held to its input is not."""
 
     def with_(**more):
         return lambda lowres, size: to_uint8(enlarge(lowres, [stage], size, **options, **more).image)
 
-    held = {f"{stage.name}, consistent": with_(consistent=True)} if stage.config.degrade.kind == "bicubic" else {}
+    held = {f"{stage.name}, consistent": with_(consistent=True)} if stage.config.degrade.kind not in INCONSISTENT else {}
     return {stage.name: with_(), **held}
 
 

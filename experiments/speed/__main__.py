@@ -22,10 +22,8 @@ import jax
 import numpy as np
 import torch
 
-from cdm import config as configs
-from cdm.data.sources import EMBEDDED, open_source
 from cdm.images.files import write_json
-from experiments.speed.ours import Ours
+from experiments.speed.ours import ours_of
 from experiments.speed.theirs import Theirs
 
 STAGES = ("base_32", "sr_64", "sr_128", "sr_256")
@@ -61,8 +59,7 @@ def measure(sides, repeats):
 
 def rows(stage_name, cases, kinds, repeats):
     """The rows of a stage, a case each."""
-    path = pathlib.Path(__file__).parents[2] / "configs" / "demo" / f"{stage_name}.py"
-    ours = Ours(configs.load(path), open_source(EMBEDDED).classes)
+    ours = ours_of(stage_name)
     batch_size = ours.stage.config.train.batch_size
     for case in cases:
         what, *arguments = CASES[case]

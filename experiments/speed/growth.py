@@ -19,11 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cdm import config as configs
-from cdm.data.sources import EMBEDDED, open_source
 from cdm.images.files import write_json
 from experiments.speed.__main__ import STAGES, about, measure
-from experiments.speed.ours import Ours
+from experiments.speed.ours import ours_of
+from experiments.speed.theirs import Theirs
 
 # The stage, what is varied, its values, and the case as a function of a side and a value.
 SWEEPS = (
@@ -32,17 +31,7 @@ SWEEPS = (
     ("base_32", "steps", (10, 30, 100, 300, 1000), lambda net, n: net.sampler(1, "dpmpp_2m", n)))
 
 
-def config_of(stage):
-    return configs.load(pathlib.Path(__file__).parents[2] / "configs" / "demo" / f"{stage}.py")
-
-
-def ours_of(stage):
-    return Ours(config_of(stage), open_source(EMBEDDED).classes)
-
-
 def theirs_of(stage):
-    from experiments.speed.theirs import Theirs
-
     ours = ours_of(stage)
     return Theirs(ours.stage, ours.parameters, "eager")
 
@@ -58,7 +47,7 @@ def ceilings(repeats):
 
 
 def sweep(stage, values, case, repeats):
-    """{"ours" and "theirs": seconds, the least; "exponent" of each; "share": of the matrix product's ceiling}."""
+    """{"seconds": the least, "ours" and "theirs"; "ratios"; "exponent" of each; "flops_of_one" call, a picture}."""
     nets = {"ours": ours_of(stage), "theirs": theirs_of(stage)}
     found = {name: [] for name in nets}
     for n in values:

@@ -1,6 +1,7 @@
 """What is timed of ours: functions without arguments that return when all is computed."""
 
 import functools
+import pathlib
 import statistics
 import tempfile
 import time
@@ -9,7 +10,9 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
+from cdm import config as configs
 from cdm.cascade import sample_stage
+from cdm.data.sources import EMBEDDED, open_source
 from cdm.describe import program
 from cdm.stage import Stage, flatten
 from cdm.training import mesh
@@ -124,3 +127,9 @@ class Ours:
         small = side * self.stage.lowres_size // self.stage.size
         image = self.random.uniform(-1, 1, (small, small, 3))
         return lambda: enlarge(image, [self.stage], (side, side), sampler=name, steps=steps, aug_level=0.0)
+
+
+def ours_of(name):
+    """Ours of a stage of configs/demo, by its name."""
+    path = pathlib.Path(__file__).parents[2] / "configs" / "demo" / f"{name}.py"
+    return Ours(configs.load(path), open_source(EMBEDDED).classes)
