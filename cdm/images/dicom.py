@@ -96,10 +96,16 @@ def read(data):
     white = 65535 if deep else 255
     pixels = np.rint((values.astype(np.float64) - low) * (white / max(high - low, 1)))
     pixels = white - pixels if records.PhotometricInterpretation == "MONOCHROME1" else pixels
-    left = [name for name in LEFT if name in records]
-    left += ["overlays"] if any(0x6000 <= tag.group <= 0x60FF for tag in records.keys()) else []
+    named, overlays = _left(records)
+    left = [*named, *(["overlays"] if overlays else [])]
     notes = (f"its {', '.join(left)} {'is' if len(left) == 1 else 'are'} left out",) if left else ()
     return pixels.astype(np.uint16 if deep else np.uint8), Dicom(data, low, high, notes)
+
+
+def _left(records):
+    """What a derived picture leaves out of the records: (names of LEFT, tags of overlays)."""
+    return ([name for name in LEFT if name in records],
+            [tag for tag in records.keys() if 0x6000 <= tag.group <= 0x60FF])
 
 
 def _uid(*of):
@@ -139,11 +145,9 @@ def _write(file, source, shape, values, said=None):
     from pydicom.uid import ExplicitVRLittleEndian
 
     records = _dataset(source.data)
-    for name in LEFT:
-        if name in records:
-            del records[name]
-    for tag in [tag for tag in records.keys() if 0x6000 <= tag.group <= 0x60FF]:
-        del records[tag]
+    named, overlays = _left(records)
+    for key in (*named, *overlays):
+        del records[key]
     if records.SamplesPerPixel == 3:
         records.PhotometricInterpretation, records.PlanarConfiguration = "RGB", 0
     _sizes(records, shape)
