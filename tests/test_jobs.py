@@ -244,7 +244,9 @@ def test_a_lost_process_ends_the_job_in_time_and_the_job_resumes(config, tmp_pat
     code, errors = finish(processes[0], timeout=120)
     processes[1].communicate()
     assert code not in (0, 75) and time.monotonic() - began < 120
-    assert "cdm: process 0 ended: " in errors or "heartbeat" in errors, errors
+    # What speaks last depends on where it was: our own line, the coordinator's heartbeat, or gloo's when it was in the
+    # middle of a message from the lost process, which ends us from a thread of its own.
+    assert any(word in errors for word in ("cdm: process 0 ended: ", "heartbeat", "gloo::")), errors
     code, errors = finish(start(config, tmp_path / "run", **{"train.images": 40}))
     assert code == 0 and "resumed from" in errors, errors
 
