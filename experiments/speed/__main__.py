@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from cdm.images.files import write_json
-from experiments.speed.ours import ours_of
-from experiments.speed.theirs import Theirs
+from experiments.speed import ours as us
+from experiments.speed import theirs as them
 
 STAGES = ("base_32", "sr_64", "sr_128", "sr_256")
 # (what, arguments): batches are those of training, and of a small grid for samplers.
@@ -32,6 +32,8 @@ CASES = {"forward": ("forward", 16), "train": ("train", None), "dpmpp_2m, 20 ste
          "ancestral, 250 steps": ("sampler", 1, "ancestral", 250),
          "upscale to 512 px, 4 steps": ("upscale", 512, "dpmpp_2m", 4)}
 QUICK = ("forward", "train")
+# The whole cascade: images at once, and the steps of each stage.
+CASCADE = 4, "dpmpp_2m", (8, 4, 4, 4)
 
 
 def about():
@@ -59,14 +61,14 @@ def measure(sides, repeats):
 
 def rows(stage_name, cases, kinds, repeats):
     """The rows of a stage, a case each."""
-    ours = ours_of(stage_name)
+    ours = us.ours_of(stage_name)
     batch_size = ours.stage.config.train.batch_size
     for case in cases:
         what, *arguments = CASES[case]
         if what == "upscale" and not ours.stage.lowres_size:
             continue
         arguments = [batch_size] if what == "train" else arguments
-        theirs = {kind: Theirs(ours.stage, ours.parameters, kind) for kind in kinds}
+        theirs = {kind: them.Theirs(ours.stage, ours.parameters, kind) for kind in kinds}
         sides = {"ours": getattr(ours, what)(*arguments),
                  **{kind: getattr(net, what)(*arguments) for kind, net in theirs.items()}}
         found = measure(sides, repeats)
@@ -80,6 +82,25 @@ def rows(stage_name, cases, kinds, repeats):
         yield row
 
 
+def cascade_row(names, kinds, repeats):
+    """The row of all stages in a chain."""
+    nets = [us.ours_of(name) for name in names]
+    theirs = {kind: [them.Theirs(net.stage, net.parameters, kind) for net in nets] for kind in kinds}
+    found = measure({"ours": us.cascade(nets, *CASCADE), **{
+        kind: them.cascade(of, *CASCADE) for kind, of in theirs.items()}}, repeats)
+    return {"stage": "cascade", "case": f"{CASCADE[1]}, {' + '.join(map(str, CASCADE[2]))} steps", "batch": CASCADE[0],
+            "ratio": min(found[kind]["least"] for kind in kinds) / found["ours"]["least"], "seconds": found,
+            "images_per_second": {name: CASCADE[0] / of["least"] for name, of in found.items()}}
+
+
+def all_rows(names, cases, kinds, repeats):
+    """The rows of each stage, then of the chain if all of it was asked for."""
+    for name in names:
+        yield from rows(name, cases, kinds, repeats)
+    if tuple(names) == STAGES and cases != QUICK:
+        yield cascade_row(names, kinds, repeats)
+
+
 def table(found):
     """As Markdown."""
     lines = ["| stage | case | batch | ours | PyTorch's best | ratio |", "|---|---|---|---|---|---|"]
@@ -89,6 +110,8 @@ def table(found):
                      f"{1e3 * ours * row['ratio']:.0f} ms | {row['ratio']:.2f} |")
     for what in dict.fromkeys(row["case"] for row in found):
         ratios = [row["ratio"] for row in found if row["case"] == what]
+        if len(ratios) < 2:
+            continue
         lines.append(f"| geometric mean | {what} | | | | {np.exp(np.mean(np.log(ratios))):.2f} |")
     return "\n".join(lines)
 
@@ -102,11 +125,10 @@ def main():
     args = parser.parse_args()
     kinds, cases = (("eager",), QUICK) if args.quick else (("eager", "compile"), tuple(CASES))
     found = []
-    for name in args.stages:
-        for row in rows(name, cases, kinds, args.repeats):
-            found.append(row)
-            print(f"{name}, {row['case']}: {row['ratio']:.2f}", flush=True)
-            write_json(args.out, {**about(), "repeats": args.repeats, "rows": found})
+    for row in all_rows(args.stages, cases, kinds, args.repeats):
+        found.append(row)
+        print(f"{row['stage']}, {row['case']}: {row['ratio']:.2f}", flush=True)
+        write_json(args.out, {**about(), "repeats": args.repeats, "rows": found})
     print(table(found))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from cdm import config as configs
-from cdm.cascade import sample_stage
+from cdm.cascade import Cascade, sample_stage
 from cdm.data.sources import EMBEDDED, open_source
 from cdm.describe import program
 from cdm.stage import Stage, flatten
@@ -127,6 +127,12 @@ class Ours:
         small = side * self.stage.lowres_size // self.stage.size
         image = self.random.uniform(-1, 1, (small, small, 3))
         return lambda: enlarge(image, [self.stage], (side, side), sampler=name, steps=steps, aug_level=0.0)
+
+
+def cascade(nets, batch, name, steps):
+    """Pictures of all stages one after the other, `steps` a number of each, as `cdm sample` has it."""
+    chain, classes = Cascade([net.stage for net in nets]), np.arange(batch) % len(nets[0].stage.classes)
+    return lambda: chain.sample(classes, batch_size=batch, sampler=name, steps=steps, guidance=0.0, aug_level=0.0)
 
 
 def ours_of(name):

@@ -149,3 +149,20 @@ class Theirs:
             whole.cpu()
 
         return run
+
+
+def cascade(nets, batch, name, steps):
+    """Pictures of all networks one after the other, each given the last one's, enlarged."""
+    schedulers = [SCHEDULERS[name]() for _ in nets]
+
+    @torch.inference_mode()
+    def run():
+        made = None
+        for net, scheduler, count in zip(nets, schedulers, steps):
+            x, label, lowres = net._inputs(batch)
+            if lowres is not None:
+                lowres = F.interpolate(made, x.shape[2:], mode="bicubic").to(memory_format=torch.channels_last)
+            made = net._sample(scheduler, count, x, label, lowres).clamp(-1, 1)
+        ((made + 1) * 127.5).round().to(torch.uint8).cpu()
+
+    return run
