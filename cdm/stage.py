@@ -59,7 +59,8 @@ class Stage:
         self.dtype = _dtype(config.dtype)  # of the computations
         self.name, self.size = config.name, config.size
         self.lowres_size = config.lowres_size if "augment" in config else None
-        self.paired = bool(self.lowres_size) and config.degrade.kind == "pairs"  # learns from low-res pictures as given
+        # Of the low-res pictures that it learns from as they are given; None where it makes its own.
+        self.partner_size = self.lowres_size if self.lowres_size and config.degrade.kind == "pairs" else None
         self.regression = config.diffusion.loss == "regression"
         self.learned_variance = config.diffusion.variance == "learned"
         self.bounded = self.learned_variance and not config.train.teacher  # whether the loss has the bound in it
@@ -100,7 +101,7 @@ class Stage:
     def batch(self, count):
         """The shapes of a batch of so many examples by name, as `loss` takes them."""
         shapes = {"image": ((self.size, self.size, 3), jnp.uint8), "label": ((), jnp.int32), "index": ((), jnp.uint32)}
-        if self.paired:
+        if self.partner_size:
             shapes["lowres"] = (self.lowres_size, self.lowres_size, 3), jnp.uint8
         return {name: jax.ShapeDtypeStruct((count, *shape), dtype) for name, (shape, dtype) in shapes.items()}
 

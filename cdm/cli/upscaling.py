@@ -27,7 +27,7 @@ def upscale(args):
 
     stages = [load_stage(folder) for folder in args.stage or [shipped(PHOTOS)]]
     for stage in (one for one in stages if one.lowres_size):  # of others an error tells
-        low = f" and its pairs in {stage.config.data.lowres}" if stage.paired else (
+        low = f" and its pairs in {stage.config.data.lowres}" if stage.partner_size else (
             f", made small by {stage.config.degrade.kind}")
         print(f"{stage.name}: a window of {stage.lowres_size} px to {stage.size}, "
               f"trained on {stage.config.data.source}{low}", file=sys.stderr)

@@ -3,6 +3,8 @@
 import errno
 import time
 
+import numpy as np
+
 from cdm.data.decode import Unreadable
 from cdm.data.squares import Misfit, fit, pair, square
 
@@ -59,3 +61,11 @@ def read_good(source, i, size, how="center", draw=0.0, bad=None, lowres_size=Non
                 bad[e.name] = e.reason
     raise ValueError(f"`data.source`: none of its {len(source)} pictures can be read; "
                      f"{source.names[i]}: {bad[source.names[i]]}")
+
+
+def read_evenly(source, count, size, lowres_size=None):
+    """`count` records evenly over the source, or all that it has, each the next good one where it can not be read:
+    (their places [N], pictures [N, size, size, 3] uint8), of pairs (see read_good) the low-res partners too."""
+    records = np.unique(np.linspace(0, len(source) - 1, count).astype(int))
+    return tuple(map(np.stack, zip(*(
+        read_good(source, int(i), size, bad=getattr(source, "bad", None), lowres_size=lowres_size) for i in records))))

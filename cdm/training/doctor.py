@@ -16,7 +16,7 @@ import numpy as np
 
 from cdm.data.manifest import resume
 from cdm.data.pairs import open_data
-from cdm.data.reading import read_good
+from cdm.data.reading import read_evenly
 from cdm.data.sources import EMBEDDED, open_source
 from cdm.diffusion import process
 from cdm.images import augment
@@ -53,10 +53,7 @@ class _Pictures(NamedTuple):
 
 def _pictures(stage, source, count):
     """`count` pictures, evenly over the source, or all that it has."""
-    records = np.unique(np.linspace(0, len(source) - 1, count).astype(int))
-    records, image, *partners = (np.array(part) for part in zip(*(
-        read_good(source, int(i), stage.size, bad=getattr(source, "bad", None),
-                  lowres_size=stage.lowres_size if stage.paired else None) for i in records)))
+    records, image, *partners = read_evenly(source, count, stage.size, stage.partner_size)
     keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), 3 * len(records)).reshape(3, -1)
     x0, lowres = jax.jit(stage.pair)(image, keys[0], None, *partners)
     aug_logsnr = None
@@ -74,7 +71,8 @@ def examine(run, steps=100):
     if stage.config.train.teacher:
         raise ValueError(f"`run` (={run}) must be trained on pictures: this one learns from a teacher, at a few levels")
     source = resume(open_data(stage.config.data.source, stage.config.data.get("lowres")), run)
-    kept = stage.config.data.source == EMBEDDED and not stage.paired  # whose low-res pictures are of the training set
+    # Low-res partners are of the training set.
+    kept = stage.config.data.source == EMBEDDED and not stage.partner_size
     held_out = open_source(EMBEDDED, "heldout") if kept else source
     yield Verdict(True, "run", f"{stage.name} at {int(state['images'])} images, looked at with "
                   f"{'pictures it was not trained on' if held_out is not source else 'its own training pictures'}")

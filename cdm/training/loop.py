@@ -15,7 +15,7 @@ from cdm import cascade as runner
 from cdm.data import manifest
 from cdm.data.pairs import open_data
 from cdm.data.pipeline import batches
-from cdm.data.reading import read_good
+from cdm.data.reading import read_evenly
 from cdm.images.files import write_grid
 from cdm.images.resize import resize, to_float
 from cdm.settings import plan, settings_of
@@ -193,10 +193,7 @@ def preview(stage, source, columns=8):
     labels = np.arange(2 * columns if not stage.lowres_size else columns) % max(len(stage.classes), 1)
     if not stage.lowres_size:
         return runner.sample_stage(stage, labels, seed=0).reshape(2, columns, stage.size, stage.size, 3)
-    records = np.linspace(0, len(source) - 1, columns).astype(int)
-    records, *pictures = map(np.stack, zip(*(
-        read_good(source, int(i), stage.size, bad=getattr(source, "bad", None),
-                  lowres_size=stage.lowres_size if stage.paired else None) for i in records)))
+    records, *pictures = read_evenly(source, columns, stage.size, stage.partner_size)
     real, *partners = map(to_float, pictures)
     lowres = partners[0] if partners else resize(real, stage.lowres_size)
     sample = runner.sample_stage(stage, source.labels[records], seed=0, lowres=lowres)
