@@ -22,6 +22,7 @@ import jax
 import numpy as np
 import torch
 
+from cdm.cli import XLA_FLAGS
 from cdm.images.files import write_json
 from experiments.speed import ours as us
 from experiments.speed import theirs as them
@@ -117,6 +118,7 @@ def table(found):
 
 
 def main():
+    os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)  # as `cdm` has it; read when the backend starts
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--quick", action="store_true", help="forward and train step alone, without torch.compile")

@@ -12,6 +12,7 @@ largest resident size of a process that does nothing but the training step, less
 import argparse
 import concurrent.futures
 import multiprocessing
+import os
 import pathlib
 import time
 
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cdm.cli import XLA_FLAGS
 from cdm.images.files import write_json
 from experiments.speed.__main__ import STAGES, about, measure
 from experiments.speed.ours import ours_of
@@ -80,6 +82,7 @@ def memory(make, stage):
 
 
 def main():
+    os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)  # as `cdm` has it; read when the backend starts
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--repeats", type=int, default=5)
