@@ -40,7 +40,8 @@ CASCADE = 4, "dpmpp_2m", (8, 4, 4, 4)
 def about():
     """What the numbers were measured with."""
     return {"jax": jax.__version__, "torch": torch.__version__, "machine": platform.machine(), "cores": os.cpu_count(),
-            "device": jax.devices()[0].device_kind, "threads": torch.get_num_threads()}
+            "device": jax.devices()[0].device_kind, "threads": torch.get_num_threads(),
+            "xla_flags": os.environ["XLA_FLAGS"]}
 
 
 def measure(sides, repeats):

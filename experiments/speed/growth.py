@@ -1,5 +1,6 @@
 """How the time of the demo's networks grows with batch, image size and steps, how near it comes to the machine's
-ceilings, and what a training step takes beside its time: to compile, of the host, of memory.
+ceilings, what a training step takes beside its time: to compile, of the host, of memory; and how long `cdm sample`
+takes to come to its first picture.
 
     pip install '.[reference]'
     python -m experiments.speed.growth --out experiments/speed/growth.json
@@ -7,6 +8,8 @@ ceilings, and what a training step takes beside its time: to compile, of the hos
 Ours and eager PyTorch take turns, as in `experiments.speed`. An exponent is the slope of log time over log n, by least
 squares. Ceilings are the best of a float32 matrix product (2048 x 2048) and of a copy of 256 MB. Peak memory is the
 largest resident size of a process that does nothing but the training step, less what it had before its first one.
+The command is timed whole, for one picture of base_32 in one step, which is as good as none: with an empty cache of
+compiled programs once, then with what that left.
 """
 
 import argparse
@@ -14,6 +17,10 @@ import concurrent.futures
 import multiprocessing
 import os
 import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
 
 import jax
@@ -81,13 +88,28 @@ def memory(make, stage):
         return executor.submit(_memory, make, stage).result()
 
 
+def latency(repeats):
+    """{"empty_cache", "warm_cache"}: seconds of the command, the latter the median."""
+    times = []
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(repeats + 1):
+            began = time.perf_counter()
+            subprocess.run(
+                [sys.executable, "-m", "cdm.cli", "sample", "--class", "0", "-n", "1", "--stop-at", "base_32",
+                 "--steps", "1", "--out", f"{folder}/{i}"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                env={**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"})
+            times.append(time.perf_counter() - began)
+    return {"empty_cache": times[0], "warm_cache": statistics.median(times[1:])}
+
+
 def main():
     os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)  # as `cdm` has it; read when the backend starts
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    result = {**about(), "repeats": args.repeats, "ceilings": ceilings(args.repeats), "sweeps": [], "steps": {}}
+    result = {**about(), "repeats": args.repeats, "ceilings": ceilings(args.repeats),
+              "command": latency(args.repeats), "sweeps": [], "steps": {}}
     for stage, what, values, case in SWEEPS:
         began = time.perf_counter()
         found = {"stage": stage, "what": what, "values": values, **sweep(stage, values, case, args.repeats)}

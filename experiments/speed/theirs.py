@@ -16,8 +16,8 @@ GROUPS = 4  # of norms; widths are multiples of it
 
 
 class Theirs:
-    """UNet2DModel in the shape of a stage's network: the same levels, blocks and attention, its widths chosen so that it
-    has as many parameters within 5 %. `kind`: eager or compile; channels last."""
+    """UNet2DModel in the shape of a stage's network: the same levels, blocks and attention, its widths chosen so that
+    it has as many parameters within 5 %. `kind`: eager or compile; channels last."""
 
     def __init__(self, stage, parameters, kind, seed=0):
         torch.manual_seed(seed)
