@@ -94,10 +94,9 @@ def latency(repeats):
     with tempfile.TemporaryDirectory() as folder:
         for i in range(repeats + 1):
             began = time.perf_counter()
-            subprocess.run(
-                [sys.executable, "-m", "cdm.cli", "sample", "--class", "0", "-n", "1", "--stop-at", "base_32",
-                 "--steps", "1", "--out", f"{folder}/{i}"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                env={**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"})
+            command = "sample", "--class", "0", "-n", "1", "--stop-at", "base_32", "--steps", "1", "--out", f"{folder}/{i}"
+            subprocess.run([sys.executable, "-m", "cdm.cli", *command], check=True, stdout=subprocess.DEVNULL,
+                           stderr=subprocess.DEVNULL, env={**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"})
             times.append(time.perf_counter() - began)
     return {"empty_cache": times[0], "warm_cache": statistics.median(times[1:])}
 
