@@ -18,7 +18,7 @@ from cdm.data.sources import open_source
 from cdm.describe import describe
 from cdm.images.resize import resize, to_float
 from cdm.stage import Stage, flatten, load_stage
-from cdm.training import ema, loop, speed
+from cdm.training import doctor, ema, loop, speed
 from cdm.training import run as runs
 from cdm.training import state as states
 from cdm.training.checkpoints import Checkpoints
@@ -280,6 +280,14 @@ def test_an_sr_preview_shows_the_input_the_sample_and_the_real_picture(sr_stage,
     source = open_source(str(class_folder))
     np.testing.assert_array_equal(first, to_float(read_square(source, 0, 16)))
     np.testing.assert_array_equal(last, to_float(read_square(source, len(source) - 1, 16)))
+
+
+def test_what_is_looked_at_of_a_run_is_degraded_as_in_training(sr_stage, class_folder):
+    tree = sr_stage.config.to_dict()
+    tree["degrade"]["kind"] = "photo"
+    photo, source = Stage(configs.from_dict(tree), sr_stage.classes, sr_stage.params), open_source(str(class_folder))
+    for seen in (lambda stage: loop.preview(stage, source)[0], lambda stage: doctor._pictures(stage, source, 8).lowres):
+        assert np.abs(seen(sr_stage) - seen(photo)).mean() > 0.02
 
 
 @pytest.mark.parametrize("parts", [2, 4])

@@ -54,8 +54,8 @@ class _Pictures(NamedTuple):
 def _pictures(stage, source, count):
     """`count` pictures, evenly over the source, or all that it has."""
     records, image, *partners = read_evenly(source, count, stage.size, stage.partner_size)
-    keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), 3 * len(records)).reshape(3, -1)
-    x0, lowres = jax.jit(stage.pair)(image, keys[0], None, *partners)
+    keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), 4 * len(records)).reshape(4, -1)
+    x0, lowres = jax.jit(stage.pair)(image, keys[0], keys[3], *partners)
     aug_logsnr = None
     if lowres is not None:
         level = jnp.full(len(records), stage.config.sample.aug_level)

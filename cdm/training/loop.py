@@ -189,12 +189,12 @@ def _lowres_side(source):
 
 def preview(stage, source, columns=8):
     """A grid [rows, columns, H, W, 3] in [-1, 1]: a base stage's samples, two rows of classes in turn; or an SR stage's
-    low-res input (of pairs the partner), its sample and the real image, in three rows."""
+    low-res input, made as in training or given, its sample and the real image, in three rows."""
     labels = np.arange(2 * columns if not stage.lowres_size else columns) % max(len(stage.classes), 1)
     if not stage.lowres_size:
         return runner.sample_stage(stage, labels, seed=0).reshape(2, columns, stage.size, stage.size, 3)
-    records, *pictures = read_evenly(source, columns, stage.size, stage.partner_size)
-    real, *partners = map(to_float, pictures)
-    lowres = partners[0] if partners else resize(real, stage.lowres_size)
+    records, real, *partners = read_evenly(source, columns, stage.size, stage.partner_size)
+    keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), len(records))
+    lowres = jax.jit(stage.pair)(real, None, keys, *partners)[1]
     sample = runner.sample_stage(stage, source.labels[records], seed=0, lowres=lowres)
-    return np.stack([resize(lowres, stage.size), sample, real])
+    return np.stack([resize(lowres, stage.size), sample, to_float(real)])
