@@ -267,6 +267,30 @@ def test_the_order_of_convergence_of_what_draws_noise(sampler, options, order):
     np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), order, atol=0.2)
 
 
+@pytest.mark.parametrize("stop", [None, 1.5])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_the_learned_variance_is_exact_in_any_number_of_steps(steps, stop):
+    """Of x_0 ~ N(0, 0.5) the reverse of a step is a Gaussian too, however large the step; its variance lies between beta~
+    and beta. With that fraction every subsequence of steps ends in the exact variance, which neither fixed one does."""
+    variance, found = 0.5, {}
+    knots = grids.grid(schedules.Cosine(-6.0, 6.5), steps, stop_logsnr=stop)
+    alpha, sigma = alpha_sigma(knots)
+    own = alpha**2 * variance + sigma**2  # of x at the knots
+    for kind in ("small", "large", "learned"):
+        now = own[0]
+        for i, (a, b, _, d, e) in enumerate(samplers.ancestral(knots, kind)[1]):
+            fraction = 0.0
+            if kind == "learned" and d > 0:
+                covariance = alpha[i] / alpha[i + 1] * own[i + 1]  # of x_t = (alpha_t / alpha_s) x_s + noise with x_s
+                fraction = np.log((own[i + 1] - covariance**2 / own[i]) / d**2) / (2 * e)
+                assert 0 < fraction < 1
+            now = (a + b * alpha[i] * variance / own[i]) ** 2 * now + (d * np.exp(e * fraction)) ** 2
+        # The step to the clean image is its mean, without what is left to draw of it.
+        left = 0 if stop else variance * sigma[-2] ** 2 / own[-2]
+        found[kind] = abs(now - (own[-1] - left))
+    assert found["learned"] < 1e-12 and (min(found["small"], found["large"]) > 1e-3 or (steps == 1 and not stop))
+
+
 def test_2m_takes_x0_at_the_middle_of_the_step_by_extrapolation():
     """An x0 linear in logSNR is taken where it is at the middle of the step, whatever the step before was."""
     knots = np.array([-4.0, -3.0, -1.0, -0.5, 2.5])
