@@ -16,7 +16,7 @@ preconditioning, v of pictures of deviation 0.5 (Karras et al. 2022), weighted b
 (Kingma and Gao 2023; Hoogeboom et al. 2024), a cosine schedule shifted by 2 ln(64/128), from the size of the input to
 that of the output (Hoogeboom et al. 2023), noise of levels up to 0.5 and blur on the input, no guidance, as the class
 is in the input by then, 16 steps of DPM-Solver++. Weight's bias, levels and steps are ours and untested: `cdm tune`
-searches them.
+searches levels and steps.
 """
 
 from math import log

@@ -12,8 +12,8 @@ Expected: no paper has trained this. CDM's base stage has FID 1.11 after twice t
 What came after CDM, on the network of base_32, with half of its images: EDM's preconditioning, v of pictures of
 deviation 0.5 (Karras et al. 2022), weighted by a sigmoid of logSNR of bias -1.0 (Kingma and Gao 2023; Hoogeboom et al.
 2024), a cosine schedule whose shift by size (Hoogeboom et al. 2023) is 0 at its reference of 32 px, guidance of 0.5
-between logSNR -2.1 and 2.5, which is sigma 2.9 to 0.28 (Kynkaanniemi et al. 2024), 32 steps of DPM-Solver++. Weight's
-bias, guidance and steps are ours and untested: `cdm tune` searches them.
+between logSNR -2.13 and 2.55, which is sigma 2.9 to 0.28 (Kynkaanniemi et al. 2024), 32 steps of DPM-Solver++. Weight's
+bias, guidance and steps are ours and untested: `cdm tune` searches guidance and steps.
 """
 
 from cdm.config import base_stage
@@ -45,5 +45,5 @@ def get_config():
     config.sample.sampler = "dpmpp_2m"
     config.sample.steps = 32
     config.sample.guidance = 0.5
-    config.sample.interval = (-2.1, 2.5)
+    config.sample.interval = (-2.13, 2.55)
     return config

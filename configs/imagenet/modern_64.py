@@ -14,9 +14,9 @@ autoguidance).
 What came after CDM, on the network of sr_64, with half of its images: EDM's preconditioning, v of pictures of deviation
 0.5 (Karras et al. 2022), weighted by a sigmoid of logSNR of bias -2.0 (Kingma and Gao 2023; Hoogeboom et al. 2024), a
 cosine schedule shifted by 2 ln(32/64), from the size of the input to that of the output (Hoogeboom et al. 2023), noise
-of levels up to 0.5 on the input, guidance of 0.2 between logSNR -2.1 and 2.5, which is sigma 2.9 to 0.28 (Kynkaanniemi
-et al. 2024), 24 steps of DPM-Solver++. Weight's bias, guidance and steps are ours and untested: `cdm tune` searches
-them.
+of levels up to 0.5 on the input, guidance of 0.2 between logSNR -2.13 and 2.55, which is sigma 2.9 to 0.28
+(Kynkaanniemi et al. 2024), 24 steps of DPM-Solver++. Weight's bias, guidance and steps are ours and untested: `cdm
+tune` searches guidance and steps.
 """
 
 from math import log
@@ -52,6 +52,6 @@ def get_config():
     config.sample.sampler = "dpmpp_2m"
     config.sample.steps = 24
     config.sample.guidance = 0.2
-    config.sample.interval = (-2.1, 2.5)
+    config.sample.interval = (-2.13, 2.55)
     config.sample.aug_level = 0.1
     return config
