@@ -17,7 +17,7 @@ DOCS = pathlib.Path(__file__).parent.parent / "docs" / "sampling.md"
 DDPM, DDIM, DPM, EULER, HEUN = (f"{name}Scheduler" for name in ("DDPM", "DDIM", "DPMSolverMultistep", "EulerDiscrete",
                                                                 "HeunDiscrete"))
 EDM, EDM_EULER, SDE = "EDMDPMSolverMultistepScheduler", "EDMEulerScheduler", "algorithm_type=sde-dpmsolver++"
-SMALL = dict(variance="small")
+SMALL, EDM_V = dict(variance="small"), "v, data_std 0.5"
 # case: (their scheduler, its options, our sampler, its options, what the model predicts, threshold)
 CASES = {
     "ddpm_small": (DDPM, "variance_type=fixed_small", "ancestral", SMALL, "eps", None),
@@ -59,8 +59,11 @@ CASES = {
     "heun_v": (HEUN, "prediction_type=v_prediction", "heun", {}, "v", None),
     "heun_static": (HEUN, "clip_sample=True", "heun", {}, "eps", "static"),
     "edm_euler": (EDM_EULER, "sigma_schedule=karras", "ddim", {}, "x0", None),
+    "edm_euler_v": (EDM_EULER, "prediction_type=v_prediction", "ddim", {}, EDM_V, None),
     "edm_1": (EDM, "solver_order=1", "ddim", {}, "x0", None),
+    "edm_1_sde": (EDM, f"{SDE}, solver_order=1", "ancestral", SMALL, "x0", None),
     "edm_2m": (EDM, "solver_order=2", "dpmpp_2m", {}, "x0", None),
+    "edm_2m_v": (EDM, "prediction_type=v_prediction", "dpmpp_2m", {}, EDM_V, None),
     "edm_2m_sde": (EDM, SDE, "dpmpp_2m_sde", {}, "x0", None),
 }
 every_case = pytest.mark.parametrize("case", CASES)
@@ -93,8 +96,9 @@ def clean(case, x, output, logsnr):
     """x0 in float64."""
     *_, target, threshold = CASES[case]
     alpha, sigma = np.sqrt(1 / (1 + np.exp(-logsnr))), np.sqrt(1 / (1 + np.exp(logsnr)))
+    total = np.sqrt(0.25 * alpha**2 + sigma**2)  # of v of standardised pictures
     x0 = {"eps": lambda: (x - sigma * output) / alpha, "v": lambda: alpha * x - sigma * output,
-          "x0": lambda: output}[target]()
+          EDM_V: lambda: 0.5 * (0.5 * alpha / total * x - sigma * output) / total, "x0": lambda: output}[target]()
     if threshold is None:
         return x0
     limit = 1.0
@@ -143,6 +147,9 @@ def float32(case):
     noises = jnp.asarray(golden["noise"], jnp.float32)
 
     def denoise(x, logsnr):
+        if target == EDM_V:
+            y0 = process.prediction("v", model(x, jnp), *process.standardise(x, logsnr, 0.0, 0.5)).x0
+            return process.prediction("x0", 0.5 * y0, x, logsnr)
         return process.prediction(target, model(x, jnp), x, logsnr)._replace(fraction=fraction(case, x, jnp))
 
     if threshold:

@@ -14,7 +14,8 @@ everything that went in and came out:
 
 Of grids that are not of the table's entries there is `logsnr` [n] instead of timesteps, the levels that the model was
 asked at. Schedulers that keep x / alpha have EDM's (Karras et al. 2022, eq. 5); their x is brought to variance
-preserving form, and where the model does not say eps or v, it is x0 = 0.3 x + 0.1 sin(x).
+preserving form, and where the model does not say eps or v, it is x0 = 0.3 x + 0.1 sin(x). EDM's own take v for -F of its
+preconditioning.
 
 The schedulers are built in float32; their tables are replaced by the same in float64. What is left is that
 DPMSolverMultistepScheduler and those of Euler's method round the state to float32 in each step.
@@ -106,7 +107,7 @@ def exploding(made, edm=False, noisy=False):
     for i, (level, following) in enumerate(zip(asked, after)):
         output = 0.3 * x + 0.1 * torch.sin(x)
         answer, noise, options = output, torch.zeros(SHAPE, dtype=torch.float64), {}
-        if edm:  # x0 = c_skip x + c_out F with sigma_data = 0.5
+        if edm and scheduler.config.prediction_type != "v_prediction":  # x0 = c_skip x + c_out F with sigma_data = 0.5
             total = level**2 + 0.25
             answer = (output - 0.25 / total * scaled) * total**0.5 / (0.5 * level)
         if noisy:
@@ -176,8 +177,12 @@ def main():
         "heun_v": exploding(levels(HeunDiscreteScheduler(**V), twice=True)),
         "heun_static": exploding(levels(HeunDiscreteScheduler(clip_sample=True), twice=True)),
         "edm_euler": exploding(levels(EDMEulerScheduler()), edm=True),
+        "edm_euler_v": exploding(levels(EDMEulerScheduler(**V)), edm=True),
         "edm_1": exploding(levels(EDMDPMSolverMultistepScheduler(solver_order=1)), edm=True),
+        "edm_1_sde": exploding(levels(EDMDPMSolverMultistepScheduler(algorithm_type=sde, solver_order=1)), edm=True,
+                               noisy=True),
         "edm_2m": exploding(levels(EDMDPMSolverMultistepScheduler()), edm=True),
+        "edm_2m_v": exploding(levels(EDMDPMSolverMultistepScheduler(**V)), edm=True),
         "edm_2m_sde": exploding(levels(EDMDPMSolverMultistepScheduler(algorithm_type=sde)), edm=True, noisy=True),
     }
     np.savez_compressed(pathlib.Path(__file__).with_name("diffusers.npz"), **{
