@@ -64,7 +64,7 @@ def settings_of(stage, guide=None, **changes):
         if isinstance(values[name], (list, tuple)):
             values[name] = tuple(values[name]) or None
     if not isinstance(values["grid"] or (), str):
-        _check_levels(stage, values["grid"])
+        _check_levels(values["grid"])
         values["steps"] = 2 * len(values["grid"]) - 1 if values["sampler"] == "heun" else len(values["grid"])
     settings = Settings(**values)
     _check(stage, settings, guide)
@@ -77,6 +77,8 @@ def _check(stage, settings, guide):
             raise ValueError(f"`{name}` (={getattr(settings, name)}) must {rule}")
 
     steps = settings.steps
+    for name in ("guidance", "eta", "churn", "aug_level"):
+        need(name, isinstance(getattr(settings, name), (numbers.Real, type(None))), "be a number")
     need("steps", isinstance(steps, (int, np.integer)) and 1 <= steps <= samplers.CAPACITY,
          f"be an integer in 1..{samplers.CAPACITY}")
     need("guidance", settings.guidance >= 0 and np.isfinite(settings.guidance), "be at least 0")
@@ -86,7 +88,7 @@ def _check(stage, settings, guide):
     need("grid", not isinstance(settings.grid, str) or settings.grid in grids.KINDS,
          f"be one of {', '.join(grids.KINDS)}, or rising levels of logSNR")
     interval = settings.interval
-    need("interval", interval is None or len(interval) == 2 and interval[0] < interval[1],
+    need("interval", interval is None or _numbers(interval) and len(interval) == 2 and interval[0] < interval[1],
          "be two rising levels of logSNR")
     need("threshold", settings.threshold in THRESHOLDS, f"be one of {', '.join(THRESHOLDS)}")
     need("eta", settings.eta is None or 0 <= settings.eta <= 1, "lie in [0, 1]")
@@ -101,8 +103,12 @@ def _check(stage, settings, guide):
         need("hand_over", settings.hand_over in HAND_OVERS, f"be one of {', '.join(HAND_OVERS)}")
 
 
-def _check_levels(stage, levels):
-    good = levels and all(isinstance(level, numbers.Real) for level in levels)
+def _numbers(values):
+    return isinstance(values, tuple) and all(isinstance(value, numbers.Real) for value in values)
+
+
+def _check_levels(levels):
+    good = levels and _numbers(levels)
     if not good or np.any(np.diff(levels) <= 0) or not -np.inf < levels[0] or not levels[-1] < np.inf:
         raise ValueError(f"`grid` (={levels}) must be one of {', '.join(grids.KINDS)}, or rising levels of logSNR")
 

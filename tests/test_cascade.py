@@ -329,6 +329,8 @@ def error(function, *arguments, **named):
     (dict(aug_level=(0.1, 0.2, 0.3)), "`aug_level` (=0.1,0.2,0.3) must"),
     (dict(hand_over="half"), "`hand_over` (=half) must"), (dict(grid="even"), "`grid` (=even) must"),
     (dict(grid=(2.0, 1.0)), "`grid` (=(2.0, 1.0)) must"), (dict(interval=(3.0, 1.0)), "`interval` (=(3.0, 1.0)) must"),
+    (dict(guidance="much"), "`guidance` (=much) must be a number"), (dict(grid=5.0), "`grid` (=5.0) must be one"),
+    (dict(interval=3.0), "`interval` (=3.0) must be two"), (dict(aug_level="a"), "`aug_level` (=a) must be a number"),
     (dict(threshold="hard"), "`threshold` (=hard) must"), (dict(eta=0.5), "`eta` (=0.5) must come with"),
     (dict(sampler="heun", churn=-1.0), "`churn` (=-1.0) must"), (dict(variance="learned"), "`variance` (=learned) must"),
 ], ids=lambda value: None if isinstance(value, str) else ",".join(value))
