@@ -106,7 +106,8 @@ def test_the_bound_teaches_the_variance_and_not_the_mean(learned):
 
     def slope(hybrid):
         def objective(answer):
-            stage.network = stage.network._replace(apply=lambda params, x, *rest: jnp.broadcast_to(answer, (*x.shape[:3], 6)))
+            stage.network = stage.network._replace(
+                apply=lambda params, x, *rest: jnp.broadcast_to(answer, (*x.shape[:3], 6)))
             loss, sums = stage.loss({}, image, label, index, 0)
             return loss if hybrid else sums["bin_sums"].sum() / 8
 

@@ -270,8 +270,9 @@ def test_the_order_of_convergence_of_what_draws_noise(sampler, options, order):
 @pytest.mark.parametrize("stop", [None, 1.5])
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_the_learned_variance_is_exact_in_any_number_of_steps(steps, stop):
-    """Of x_0 ~ N(0, 0.5) the reverse of a step is a Gaussian too, however large the step; its variance lies between beta~
-    and beta. With that fraction every subsequence of steps ends in the exact variance, which neither fixed one does."""
+    """Of x_0 ~ N(0, 0.5) the reverse of a step is a Gaussian too, however large the step; its variance lies between
+    beta~ and beta. With that fraction any subsequence of steps ends in the exact variance; with a fixed one none
+    does."""
     variance, found = 0.5, {}
     knots = grids.grid(schedules.Cosine(-6.0, 6.5), steps, stop_logsnr=stop)
     alpha, sigma = alpha_sigma(knots)

@@ -245,7 +245,8 @@ def show(result):
             (row["level"], row["score"], row["error"]) for row in rows
             if (row["augmentation"], row["input"]) == (name, given)]
             for name in (*AUGMENTATIONS, "shipped") for given in ("real", "generated")},
-            "augmentation level at sampling", "kernel distance", "sr_64 by its augmentation in training and the level in sampling"))
+            "augmentation level at sampling", "kernel distance",
+            "sr_64 by its augmentation in training and the level in sampling"))
         shown.append(page.table(["augmentation, level", "input", "distance", "over level 0", "held-out loss of v"], [
             [row["name"], row["input"], f"{row['score']:.4f} ± {row['error']:.4f}",
              f"{row['over_level_0']['value']:+.4f} ± {row['over_level_0']['error']:.4f}",
