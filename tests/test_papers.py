@@ -125,11 +125,11 @@ def test_the_stage_to_1024_px_trains_and_samples_at_an_eighth_of_its_width(hasty
     image = np.random.default_rng(0).integers(0, 256, (1, 1024, 1024, 3), np.uint8)
     batch = {"image": image, "label": np.zeros(1, np.int32), "index": np.zeros(1, np.uint32), "stop": np.zeros(1, bool)}
     state, metrics = jax.jit(functools.partial(states.step, whole, mesh.Partition(config), None))(state, batch)
-    assert state.images == 1 and state.skipped == 0 and np.isfinite(metrics["gradient_norm"]) and state.totals["loss"] > 0
+    assert state.images == 1 and state.skipped == 0 and state.totals["loss"] > 0 and metrics["gradient_norm"] > 0
     narrow.params = jax.tree.map(np.asarray, whole.tree(state.params))
     for name, leaf in flatten(narrow.params).items():  # by the rate at most, as Adam's first step is, and everywhere
         moved = np.abs(leaf - flatten(before)[name])
         assert np.any(moved > 0) and np.all(moved < 1.01 * config.train.learning_rate), name
-    assert np.array_equal(*map(np.isfinite, (state.ema, state.params))) and np.any(state.ema != state.params)
+    np.testing.assert_allclose(state.ema, state.params, atol=1e-6)  # whose half-life is a twentieth of an image yet
     sample = sample_stage(narrow, np.zeros(1, np.int32), lowres=resize(to_float(image), 256), steps=1)
     assert sample.shape == (1, 1024, 1024, 3) and np.all(np.isfinite(sample)) and sample.std() > 0
