@@ -1,8 +1,8 @@
-"""Does a picture that is enlarged in windows show them? The stage in the package, as `cdm upscale` has it.
+"""Does a picture that is enlarged in windows show them? The package's stage of photographs, as `cdm upscale` has it.
 
     python -m experiments.windows --pictures Set5 [--count 2] --out experiments/windows/windows.json
 
-1. layouts: pictures, shrunk by two and enlarged again in two layouts of windows (overlaps of a quarter and of 0.6). The
+1. layouts: pictures, shrunk by four and enlarged again in two layouts of windows (overlaps of a quarter and of 0.6). The
    mean difference of the results within NEAR pixels of a border of any window, over that elsewhere.
 2. grey cards: constant pictures in windows, and in one window as large as the picture with the same noise. The largest
    step from a pixel to the next of each, and of their difference: what windows alone add, of 255.
@@ -19,14 +19,15 @@ import jax
 import numpy as np
 
 from cdm import config as configs
-from cdm.cascade import load_cascade, shipped
+from cdm.cascade import shipped
 from cdm.data.sources import Pictures
 from cdm.images.files import write_json
 from cdm.images.resize import resize, to_float, to_uint8
-from cdm.stage import Stage
+from cdm.settings import settings_of
+from cdm.stage import Stage, load_stage
 from cdm.upscaling import enlarge, estimate, route
 
-NEAR, OVERLAPS, CARDS, SIDE = 8, (0.25, 0.6), (-0.5, 0.1, 0.8), 200
+NEAR, OVERLAPS, CARDS, SIDE = 8, (0.25, 0.6), (-0.5, 0.1, 0.8), 100
 
 
 def near_borders(lowres, stage, size, overlaps):
@@ -41,8 +42,13 @@ def near_borders(lowres, stage, size, overlaps):
     return found
 
 
+def large(lowres, stage):
+    """(H, W) of what the stage makes of a picture."""
+    return tuple(stage.size // stage.lowres_size * side for side in lowres.shape[:2])
+
+
 def layouts(lowres, stage, **options):
-    size = tuple(2 * side for side in lowres.shape[:2])
+    size = large(lowres, stage)
     first, second = (enlarge(lowres, [stage], size, overlap=overlap, **options).image for overlap in OVERLAPS)
     difference, near = np.abs(first - second).mean(-1) * 127.5, near_borders(lowres, stage, size, OVERLAPS)
     return {"near": difference[near].mean(), "elsewhere": difference[~near].mean(),
@@ -56,15 +62,16 @@ def step(image):
 
 def grey(value, stage, **options):
     tree = stage.config.to_dict()
-    tree["lowres_size"], tree["size"] = SIDE, 2 * SIDE
-    whole = Stage(configs.from_dict(tree), stage.classes, stage.params)
     card = np.full((SIDE, SIDE, 3), value, np.float32)
-    windows, one = (enlarge(card, [by], (2 * SIDE, 2 * SIDE), **options).image for by in (stage, whole))
+    size = large(card, stage)
+    tree["lowres_size"], tree["size"] = SIDE, size[0]
+    whole = Stage(configs.from_dict(tree), stage.classes, stage.params)
+    windows, one = (enlarge(card, [by], size, **options).image for by in (stage, whole))
     return {"grey": value, "windows": step(windows), "one_window": step(one), "difference": step(windows - one)}
 
 
 def consistency(lowres, stage, **options):
-    size = tuple(2 * side for side in lowres.shape[:2])
+    size = large(lowres, stage)
     lowres = to_float(to_uint8(lowres))
     made = to_float(to_uint8(enlarge(lowres, [stage], size, consistent=True, **options).image))
     missing = (resize(made, lowres.shape[:2]) - lowres) / 2
@@ -74,12 +81,12 @@ def consistency(lowres, stage, **options):
 
 def memory(side, stage, **options):
     lowres = np.random.default_rng(0).uniform(-1, 1, (side, side, 3)).astype(np.float32)
-    size = (2 * side, 2 * side)
+    size = large(lowres, stage)
     tracemalloc.start()
     enlarge(lowres, [stage], size, **options)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    return {"side": 2 * side, "peak": peak, "estimate": estimate(side, side, [stage], size, **options)["bytes"]}
+    return {"side": size[0], "peak": peak, "estimate": estimate(side, side, [stage], size, **options)["bytes"]}
 
 
 def plain(value):
@@ -97,21 +104,21 @@ def main():
     parser.add_argument("--count", type=int, default=2, help="of the pictures, evenly over them (default: 2)")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
-    cascade = load_cascade(shipped())
-    stage, own = cascade.stages[-1], cascade.settings()[-1]
+    stage = load_stage(shipped("photo_x4_bicubic"))
+    own = settings_of(stage)
     options = {"steps": own.steps, "aug_level": own.aug_level, "sampler": own.sampler}
-    source = Pictures(args.pictures)
+    source, factor = Pictures(args.pictures), stage.size // stage.lowres_size
     result = {"jax": jax.__version__, "stage": stage.sha256, "settings": options, "overlaps": OVERLAPS, "near": NEAR,
               "layouts": [], "consistency": []}
     for i in np.linspace(0, len(source) - 1, args.count).astype(int):
         image = source.read(i)
-        lowres = resize(to_float(image), tuple(side // 2 for side in image.shape[:2]))
+        lowres = resize(to_float(image), tuple(side // factor for side in image.shape[:2]))
         name = {"picture": pathlib.Path(source.names[i]).name}
         result["layouts"].append(name | layouts(lowres, stage, **options))
         result["consistency"].append(name | consistency(lowres, stage, **options))
         print(result["layouts"][-1], result["consistency"][-1], flush=True)
     result["grey_cards"] = [grey(value, stage, **options) for value in CARDS]
-    result["memory"] = [memory(side, stage, **{**options, "steps": 1}) for side in (256, 512, 1024)]
+    result["memory"] = [memory(side, stage, **{**options, "steps": 1}) for side in (128, 256, 512)]
     write_json(args.out, plain(result))
     print(*result["grey_cards"], *result["memory"], sep="\n")
 
