@@ -27,22 +27,27 @@ def groups_of(channels):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation with float32 statistics in one pass over [B, H W, G, C / G]."""
+    """Group normalisation of x [B, H, W, C] with float32 statistics, then, as adaptive normalisation has it, times
+    1 + `scale` plus `shift`, both [B, C]."""
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, scale=None, shift=None):
         batch, height, width, channels = x.shape
-        scale = self.param("scale", nn.initializers.ones_init(), (channels,))
-        bias = self.param("bias", ZEROS, (channels,))
+        gamma = self.param("scale", nn.initializers.ones_init(), (channels,))
+        beta = self.param("bias", ZEROS, (channels,))
         groups = groups_of(channels)
-        y = x.astype(jnp.float32).reshape(batch, height * width, groups, channels // groups)
-        mean = jnp.mean(y, axis=(1, 3))
-        variance = jnp.maximum(jnp.mean(y**2, axis=(1, 3)) - mean**2, 0)
-        # Folded into one multiply and one add per pixel.
-        factor = scale.reshape(groups, -1) * jax.lax.rsqrt(variance + 1e-5)[..., None]
-        offset = bias.reshape(groups, -1) - mean[..., None] * factor
-        factor, offset = (v.reshape(batch, 1, 1, channels) for v in (factor, offset))
-        return (x.astype(jnp.float32) * factor + offset).astype(x.dtype)
+        y = x.astype(jnp.float32)
+        # Over the pixels first, channel by channel: that runs along memory, twice as fast on a CPU as over a group's
+        # few channels at once.
+        mean, square = (jnp.mean(v, axis=(1, 2)).reshape(batch, groups, -1).mean(-1, keepdims=True) for v in (y, y**2))
+        # Folded into one multiply and one add per pixel, whose gradient is two sums over the pixels.
+        factor = gamma.reshape(groups, -1) * jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + 1e-5)
+        offset = beta.reshape(groups, -1) - mean * factor
+        factor, offset = (v.reshape(batch, channels) for v in (factor, offset))
+        if scale is not None:
+            factor, offset = factor * (1 + scale), offset * (1 + scale) + shift
+        factor, offset = (v[:, None, None, :].astype(jnp.float32) for v in (factor, offset))
+        return (y * factor + offset).astype(x.dtype)
 
 
 def conv(channels, kernel, dtype, name, init=kernel_init):
@@ -100,13 +105,11 @@ class ResBlock(nn.Module):
         x = change(x)
         width = 2 * self.channels if self.embedding == "adaptive" else self.channels
         shift = nn.Dense(width, dtype=self.dtype, kernel_init=kernel_init, name="emb_layers_1")(nn.silu(emb))
-        shift = shift[:, None, None, :]
         norm = GroupNorm(name="out_layers_0")
         if self.embedding == "adaptive":
-            scale, shift = jnp.split(shift, 2, axis=-1)
-            h = norm(h) * (1 + scale) + shift
+            h = norm(h, *jnp.split(shift, 2, axis=-1))
         else:
-            h = norm(h + shift)
+            h = norm(h + shift[:, None, None, :])
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
         h = conv(self.channels, 3, self.dtype, "out_layers_3", ZEROS)(h)
         if x.shape[-1] != self.channels:
