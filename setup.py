@@ -20,7 +20,7 @@ setup(
         "cdm.evals.study": ["pages/*"],
     },
     install_requires=[
-        "jax>=0.10,<0.13",
+        "jax>=0.10,<0.12",
         "flax>=0.12.8,<0.13",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",

@@ -125,6 +125,16 @@ def test_without_a_stage_the_one_in_the_package_is_named(photos, tmp_path, capfd
     assert said in capfd.readouterr().err
 
 
+def test_stages_of_the_package_go_by_name_unless_a_folder_has_it(photos, stage_folder, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["upscale", str(photos / "a.png"), "--scale", "1", "--stage", "photo_x4", "--out"]
+    assert cli.main([*command, str(tmp_path / "out")]) == 0
+    assert "photo_x4: a window of 64 px to 256, trained on photos, made small by photo" in capfd.readouterr().err
+    shutil.copytree(stage_folder, tmp_path / "photo_x4")
+    assert cli.main([*command, str(tmp_path / "own")]) == 0
+    assert "sr_16: a window of 8 px" in capfd.readouterr().err
+
+
 def test_a_base_stage_is_refused_in_one_line(photos, tmp_path, base_stage, capfd):
     base_stage.save(tmp_path / "base_8")
     assert call(photos, "--out", tmp_path / "out", "--stage", tmp_path / "base_8", "--scale", 2) == 2

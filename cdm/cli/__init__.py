@@ -11,16 +11,12 @@ import cdm
 from cdm.cli import data, evals, interop, sampling, study, training, upscaling
 from cdm.cli.arguments import Parser
 
-# XLA's own convolution is faster on the CPU than the kernel it is fused into by default.
-XLA_FLAGS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
-
 
 def _start():
     """Settings that JAX reads when it is imported, unless the user made them."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "cdm", "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-    os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
 
 
 def parser():

@@ -1,6 +1,7 @@
 """The verb that enlarges pictures: upscale."""
 
 import argparse
+import pathlib
 import re
 import signal
 import sys
@@ -8,7 +9,7 @@ import sys
 from cdm.cli.arguments import positive, values, verb
 
 
-PHOTOS = "photo_x4_bicubic"  # of the package
+PHOTOS = "photo_x4_bicubic", "photo_x4"  # of the package; the first unless another is asked for
 
 
 def _size(text):
@@ -19,13 +20,19 @@ def _size(text):
     return int(found[2]), int(found[1])
 
 
-def upscale(args):
-    """Upscale pictures into a folder."""
+def _stage(name):
+    """The stage in a folder, or of the package."""
     from cdm.cascade import shipped
-    from cdm.photos import MAX_PIXELS, write_photos
     from cdm.stage import load_stage
 
-    stages = [load_stage(folder) for folder in args.stage or [shipped(PHOTOS)]]
+    return load_stage(shipped(name) if name in PHOTOS and not pathlib.Path(name).exists() else name)
+
+
+def upscale(args):
+    """Upscale pictures into a folder."""
+    from cdm.photos import MAX_PIXELS, write_photos
+
+    stages = [_stage(name) for name in args.stage or PHOTOS[:1]]
     for stage in (one for one in stages if one.lowres_size):  # of others an error tells
         low = f" and its pairs in {stage.config.data.lowres}" if stage.partner_size else (
             f", made small by {stage.config.degrade.kind}")
@@ -51,8 +58,8 @@ def add(verbs):
     p.add_argument("inputs", nargs="+", metavar="IN", help="pictures, folders of them, or globs")
     p.add_argument("--out", required=True, metavar="DIR", help="folder to write, or to go on writing")
     p.add_argument("--stage", action="append", metavar="FOLDER",
-                   help="super-resolution stage; several are applied in order, the last one as often as it takes "
-                        "(default: the one of photographs in the package)")
+                   help="super-resolution stage; several are applied in order, the last one as often as it takes; "
+                        f"or one of the package's for photographs: {', '.join(PHOTOS)} (default: {PHOTOS[0]})")
     size = p.add_mutually_exclusive_group(required=True)
     size.add_argument("--scale", type=float, metavar="S", help="times the picture's size, at least 1")
     size.add_argument("--size", type=_size, metavar="WxH", help="pixels of the result")

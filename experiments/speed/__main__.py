@@ -22,16 +22,15 @@ import jax
 import numpy as np
 import torch
 
-from cdm.cli import XLA_FLAGS
 from cdm.images.files import write_json
 from experiments.speed import ours as us
 from experiments.speed import theirs as them
 
 STAGES = ("base_32", "sr_64", "sr_128", "sr_256")
 # (what, arguments): batches are those of training, and of a small grid for samplers.
-CASES = {"forward": ("forward", 16), "train": ("train", None), "dpmpp_2m, 20 steps": ("sampler", 4, "dpmpp_2m", 20),
-         "ancestral, 250 steps": ("sampler", 1, "ancestral", 250),
-         "upscale to 512 px, 4 steps": ("upscale", 512, "dpmpp_2m", 4)}
+CASES = {"forward": ("forward", 16), "train": ("train", None),
+         "upscale to 512 px, 4 steps": ("upscale", 512, "dpmpp_2m", 4),
+         "dpmpp_2m, 20 steps": ("sampler", 4, "dpmpp_2m", 20), "ancestral, 250 steps": ("sampler", 1, "ancestral", 250)}
 QUICK = ("forward", "train")
 # The whole cascade: images at once, and the steps of each stage.
 CASCADE = 4, "dpmpp_2m", (8, 4, 4, 4)
@@ -61,32 +60,27 @@ def measure(sides, repeats):
                    "compile_seconds": max(first[name] - min(of), 0.0)} for name, of in times.items()}
 
 
-def rows(stage_name, cases, kinds, repeats):
-    """The rows of a stage, a case each."""
+def row(stage_name, case, kinds, repeats):
+    """The row of a stage and a case."""
     ours = us.ours_of(stage_name)
-    batch_size = ours.stage.config.train.batch_size
-    for case in cases:
-        what, *arguments = CASES[case]
-        if what == "upscale" and not ours.stage.lowres_size:
-            continue
-        arguments = [batch_size] if what == "train" else arguments
-        theirs = {kind: them.Theirs(ours.stage, ours.parameters, kind) for kind in kinds}
-        sides = {"ours": getattr(ours, what)(*arguments),
-                 **{kind: getattr(net, what)(*arguments) for kind, net in theirs.items()}}
-        found = measure(sides, repeats)
-        best = min(found[kind]["least"] for kind in kinds)
-        row = {"stage": stage_name, "case": case, "batch": 1 if what == "upscale" else arguments[0],
-               "ratio": best / found["ours"]["least"],
-               "parameters": {"ours": ours.parameters, "theirs": theirs[kinds[0]].parameters},
-               "flops": {"ours": ours.flops, "theirs": theirs[kinds[0]].flops}, "seconds": found}
-        if what == "upscale":
-            row["seconds_per_megapixel"] = {name: 1e6 * of["least"] / arguments[0]**2 for name, of in found.items()}
-        yield row
+    what, *arguments = CASES[case]
+    arguments = [ours.stage.config.train.batch_size] if what == "train" else arguments
+    theirs = {kind: them.Theirs(ours.stage, ours.parameters, kind) for kind in kinds}
+    found = measure({"ours": getattr(ours, what)(*arguments),
+                     **{kind: getattr(net, what)(*arguments) for kind, net in theirs.items()}}, repeats)
+    found = {"stage": stage_name, "case": case, "batch": 1 if what == "upscale" else arguments[0],
+             "ratio": min(found[kind]["least"] for kind in kinds) / found["ours"]["least"],
+             "parameters": {"ours": ours.parameters, "theirs": theirs[kinds[0]].parameters},
+             "flops": {"ours": ours.flops, "theirs": theirs[kinds[0]].flops}, "seconds": found}
+    if what == "upscale":
+        found["seconds_per_megapixel"] = {name: 1e6 * of["least"] / arguments[0]**2
+                                          for name, of in found["seconds"].items()}
+    return found
 
 
-def cascade_row(names, kinds, repeats):
+def cascade_row(kinds, repeats):
     """The row of all stages in a chain."""
-    nets = [us.ours_of(name) for name in names]
+    nets = [us.ours_of(name) for name in STAGES]
     theirs = {kind: [them.Theirs(net.stage, net.parameters, kind) for net in nets] for kind in kinds}
     found = measure({"ours": us.cascade(nets, *CASCADE), **{
         kind: them.cascade(of, *CASCADE) for kind, of in theirs.items()}}, repeats)
@@ -95,12 +89,14 @@ def cascade_row(names, kinds, repeats):
             "images_per_second": {name: CASCADE[0] / of["least"] for name, of in found.items()}}
 
 
-def all_rows(names, cases, kinds, repeats):
-    """The rows of each stage, then of the chain if all of it was asked for."""
-    for name in names:
-        yield from rows(name, cases, kinds, repeats)
-    if tuple(names) == STAGES and cases != QUICK:
-        yield cascade_row(names, kinds, repeats)
+def rows(names, cases, kinds, repeats):
+    """The row of the chain, then those of each case."""
+    if cases != QUICK:
+        yield cascade_row(kinds, repeats)
+    for case in cases:
+        for name in names:
+            if CASES[case][0] != "upscale" or name != STAGES[0]:
+                yield row(name, case, kinds, repeats)
 
 
 def table(found):
@@ -119,7 +115,6 @@ def table(found):
 
 
 def main():
-    os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)  # as `cdm` has it; read when the backend starts
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--quick", action="store_true", help="forward and train step alone, without torch.compile")
@@ -128,9 +123,9 @@ def main():
     args = parser.parse_args()
     kinds, cases = (("eager",), QUICK) if args.quick else (("eager", "compile"), tuple(CASES))
     found = []
-    for row in all_rows(args.stages, cases, kinds, args.repeats):
-        found.append(row)
-        print(f"{row['stage']}, {row['case']}: {row['ratio']:.2f}", flush=True)
+    for one in rows(args.stages, cases, kinds, args.repeats):
+        found.append(one)
+        print(f"{one['stage']}, {one['case']}: {one['ratio']:.2f}", flush=True)
         write_json(args.out, {**about(), "repeats": args.repeats, "rows": found})
     print(table(found))
 

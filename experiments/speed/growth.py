@@ -27,7 +27,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cdm.cli import XLA_FLAGS
 from cdm.images.files import write_json
 from experiments.speed.__main__ import STAGES, about, measure
 from experiments.speed.ours import ours_of
@@ -102,7 +101,6 @@ def latency(repeats):
 
 
 def main():
-    os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)  # as `cdm` has it; read when the backend starts
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--repeats", type=int, default=5)
