@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -136,3 +137,15 @@ def test_demo_writes_a_picture_of_every_class(tmp_path):
     for image in about["images"]:
         pixels = read_image(tmp_path / "demo" / image["file"])
         assert pixels.shape == (256, 256, 3) and pixels.std() > 10
+
+
+@pytest.mark.parametrize("given,wanted", [
+    (None, "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"),
+    ("--xla_a=1", "--xla_a=1 --xla_cpu_experimental_ynn_fusion_type=-individual_convolution"),
+    ("--xla_cpu_experimental_ynn_fusion_type=dot", "--xla_cpu_experimental_ynn_fusion_type=dot")])
+def test_the_compiler_s_options_are_the_users_and_what_they_leave_open(given, wanted):
+    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    code = "import cdm, os, sys; print(os.environ['XLA_FLAGS'], 'jax' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], env=env if given is None else {**env, "XLA_FLAGS": given},
+                          capture_output=True, text=True, check=True).stdout
+    assert said == f"{wanted} False\n"
