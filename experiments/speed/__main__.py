@@ -12,21 +12,15 @@ of each network: with as many parameters, they are not equal. Compile times are 
 """
 
 import argparse
-import os
 import pathlib
-import platform
-import statistics
-import time
 
-import jax
 import numpy as np
-import torch
 
 from cdm.images.files import write_json
 from experiments.speed import ours as us
 from experiments.speed import theirs as them
+from experiments.speed.turns import STAGES, about, measure
 
-STAGES = ("base_32", "sr_64", "sr_128", "sr_256")
 # (what, arguments): batches are those of training, and of a small grid for samplers.
 CASES = {"forward": ("forward", 16), "train": ("train", None),
          "upscale to 512 px, 4 steps": ("upscale", 512, "dpmpp_2m", 4),
@@ -34,30 +28,6 @@ CASES = {"forward": ("forward", 16), "train": ("train", None),
 QUICK = ("forward", "train")
 # The whole cascade: images at once, and the steps of each stage.
 CASCADE = 4, "dpmpp_2m", (8, 4, 4, 4)
-
-
-def about():
-    """What the numbers were measured with."""
-    return {"jax": jax.__version__, "torch": torch.__version__, "machine": platform.machine(), "cores": os.cpu_count(),
-            "device": jax.devices()[0].device_kind, "threads": torch.get_num_threads(),
-            "xla_flags": os.environ["XLA_FLAGS"]}
-
-
-def measure(sides, repeats):
-    """{side: {"seconds": [...], "compile_seconds"}} of functions that take turns."""
-    first = {}
-    for name, run in sides.items():
-        began = time.perf_counter()
-        run()
-        first[name] = time.perf_counter() - began
-    times = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, run in sides.items():
-            began = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - began)
-    return {name: {"least": min(of), "median": statistics.median(of), "most": max(of),
-                   "compile_seconds": max(first[name] - min(of), 0.0)} for name, of in times.items()}
 
 
 def row(stage_name, case, kinds, repeats):

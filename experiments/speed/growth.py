@@ -28,9 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cdm.images.files import write_json
-from experiments.speed.__main__ import STAGES, about, measure
 from experiments.speed.ours import ours_of
 from experiments.speed.theirs import Theirs
+from experiments.speed.turns import STAGES, about, measure
 
 # The stage, what is varied, its values, and the case as a function of a side and a value.
 SWEEPS = (
@@ -93,9 +93,10 @@ def latency(repeats):
     with tempfile.TemporaryDirectory() as folder:
         for i in range(repeats + 1):
             began = time.perf_counter()
-            command = "sample", "--class", "0", "-n", "1", "--stop-at", "base_32", "--steps", "1", "--out", f"{folder}/{i}"
-            subprocess.run([sys.executable, "-m", "cdm.cli", *command], check=True, stdout=subprocess.DEVNULL,
-                           stderr=subprocess.DEVNULL, env={**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"})
+            command = "sample --class 0 -n 1 --stop-at base_32 --steps 1 --out".split()
+            subprocess.run([sys.executable, "-m", "cdm.cli", *command, f"{folder}/{i}"], check=True,
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                           env={**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"})
             times.append(time.perf_counter() - began)
     return {"empty_cache": times[0], "warm_cache": statistics.median(times[1:])}
 
