@@ -3,7 +3,7 @@ they are named, super-resolution stages as `cdm upscale` has them, freely and, i
 
     python -m experiments.restoration --data Set5 Set14 BSD100 --out experiments/restoration/baselines.json
     cdm eval weights lpips_alex
-    python -m experiments.restoration --data Set5 Set14 --stage cdm/weights/photo_x4_bicubic \
+    python -m experiments.restoration --data Set5 Set14 BSD100 --stage cdm/weights/photo_x4_bicubic \
         --out experiments/restoration/photos.json
 
 Each picture is cut to a multiple of the scale (at its right and lower edge, as the benchmarks do), shrunk by the one
