@@ -8,10 +8,12 @@ and compiled. All sides of a case take turns, `repeats` times over after one tur
 machine falls on all alike; a ratio is the other's least time over ours, above 1 where we are faster. Equal work: a
 train step is forward, backward, clipping, Adam and one average, on crops as the config has them with the low-res
 picture made of the whole; a sampler is the whole run; upscaling goes through the same windows. `flops` are of one call
-of each network: with as many parameters, they are not equal. Compile times are of a first call less a later one.
+of each network: with as many parameters, they are not equal. Compile times are of a first call less a later one. What
+--out holds already is not measured again.
 """
 
 import argparse
+import json
 import pathlib
 
 import numpy as np
@@ -59,13 +61,13 @@ def cascade_row(kinds, repeats):
             "images_per_second": {name: CASCADE[0] / of["least"] for name, of in found.items()}}
 
 
-def rows(names, cases, kinds, repeats):
-    """The row of the chain, then those of each case."""
-    if cases != QUICK:
+def rows(names, cases, kinds, repeats, done=()):
+    """The row of the chain, then those of each case, but for the (stage, case) that are `done`."""
+    if cases != QUICK and "cascade" not in dict(done):
         yield cascade_row(kinds, repeats)
     for case in cases:
         for name in names:
-            if CASES[case][0] != "upscale" or name != STAGES[0]:
+            if (name, case) not in done and (CASES[case][0] != "upscale" or name != STAGES[0]):
                 yield row(name, case, kinds, repeats)
 
 
@@ -92,11 +94,16 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     kinds, cases = (("eager",), QUICK) if args.quick else (("eager", "compile"), tuple(CASES))
-    found = []
-    for one in rows(args.stages, cases, kinds, args.repeats):
+    told, found = {**about(), "repeats": args.repeats}, []
+    if args.out.exists():
+        before = json.loads(args.out.read_text())
+        found = before.pop("rows")
+        if before != told:
+            parser.error(f"--out {args.out} holds what was measured with {before}, this is {told}")
+    for one in rows(args.stages, cases, kinds, args.repeats, [(each["stage"], each["case"]) for each in found]):
         found.append(one)
         print(f"{one['stage']}, {one['case']}: {one['ratio']:.2f}", flush=True)
-        write_json(args.out, {**about(), "repeats": args.repeats, "rows": found})
+        write_json(args.out, {**told, "rows": found})
     print(table(found))
 
 

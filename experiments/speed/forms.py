@@ -138,9 +138,13 @@ def options(repeats):
     return found
 
 
+PARTS = {"forms": forms, "options": options}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: both")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -148,9 +152,10 @@ def main():
         return work()
     if args.out is None:
         parser.error("--out must be given")
-    result = {**about(), "repeats": args.repeats, "options": options(args.repeats)}
-    write_json(args.out, result)
-    write_json(args.out, {**result, "forms": forms(args.repeats)})
+    result = {**about(), "repeats": args.repeats}
+    for part in args.parts:
+        result[part] = PARTS[part](args.repeats)
+        write_json(args.out, result)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ class Theirs:
         self.stage = stage
         self.net = self._fitting(parameters).to(self.device, memory_format=torch.channels_last)
         self.parameters = sum(p.numel() for p in self.net.parameters())
+        if kind == "compile":
+            torch._dynamo.reset()  # or the networks of a few cases use up its limit of programs, and the next run eager
         self.call = torch.compile(self.net) if kind == "compile" else self.net
 
     def _network(self, widths):
