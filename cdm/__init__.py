@@ -10,8 +10,8 @@ Importing this package starts no backend; the heavy parts load on first use.
 import importlib
 import os
 
-# Read when a backend starts. On the CPU XLA's own convolution is up to 1.7 times as fast as the kernel that it is fused
-# into by default, which makes little of a second core (docs/speed.md). What the user says of it stays.
+# Read when a backend starts. On the CPU XLA's own convolution is faster than the kernel that it is fused into by default,
+# which makes little of a second core (docs/speed.md). What the user says of it stays.
 _CONVOLUTION = "--xla_cpu_experimental_ynn_fusion_type"
 if _CONVOLUTION not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_CONVOLUTION}=-individual_convolution".strip()

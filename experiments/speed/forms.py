@@ -1,7 +1,7 @@
 """Forms of the same computation and options of the compiler, on the CPU: why `cdm` has those that it has.
 
     pip install '.[reference]'
-    python -m experiments.speed.forms --out experiments/speed/forms.json
+    python -m experiments.speed.forms --parts forms --out experiments/speed/forms.json
 
 All that is compared takes turns, as in `experiments.speed`; seconds are the least of `repeats`.
 
