@@ -195,6 +195,6 @@ def preview(stage, source, columns=8):
         return runner.sample_stage(stage, labels, seed=0).reshape(2, columns, stage.size, stage.size, 3)
     records, real, *partners = read_evenly(source, columns, stage.size, stage.partner_size)
     keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), len(records))
-    lowres = jax.jit(stage.pair)(real, None, keys, *partners)[1]
+    lowres = stage.pair(real, None, keys, *partners)[1]  # not jitted: that would compile anew for every grid of a run
     sample = runner.sample_stage(stage, source.labels[records], seed=0, lowres=lowres)
     return np.stack([resize(lowres, stage.size), sample, to_float(real)])
