@@ -46,8 +46,7 @@ class GroupNorm(nn.Module):
         factor, offset = (v.reshape(batch, channels) for v in (factor, offset))
         if scale is not None:
             factor, offset = factor * (1 + scale), offset * (1 + scale) + shift
-        factor, offset = (v[:, None, None, :].astype(jnp.float32) for v in (factor, offset))
-        return (y * factor + offset).astype(x.dtype)
+        return (y * factor[:, None, None, :] + offset[:, None, None, :]).astype(x.dtype)
 
 
 def conv(channels, kernel, dtype, name, init=kernel_init):
