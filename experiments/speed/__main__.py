@@ -32,18 +32,23 @@ QUICK = ("forward", "train")
 CASCADE = 4, "dpmpp_2m", (8, 4, 4, 4)
 
 
+def beside(ours, theirs, repeats):
+    """{"ratio": the best of theirs over ours, "seconds": what `measure` says of each} of functions."""
+    found = measure({"ours": ours, **theirs}, repeats)
+    return {"ratio": min(found[kind]["least"] for kind in theirs) / found["ours"]["least"], "seconds": found}
+
+
 def row(stage_name, case, kinds, repeats):
     """The row of a stage and a case."""
     ours = us.ours_of(stage_name)
     what, *arguments = CASES[case]
     arguments = [ours.stage.config.train.batch_size] if what == "train" else arguments
     theirs = {kind: them.Theirs(ours.stage, ours.parameters, kind) for kind in kinds}
-    found = measure({"ours": getattr(ours, what)(*arguments),
-                     **{kind: getattr(net, what)(*arguments) for kind, net in theirs.items()}}, repeats)
     found = {"stage": stage_name, "case": case, "batch": 1 if what == "upscale" else arguments[0],
-             "ratio": min(found[kind]["least"] for kind in kinds) / found["ours"]["least"],
              "parameters": {"ours": ours.parameters, "theirs": theirs[kinds[0]].parameters},
-             "flops": {"ours": ours.flops, "theirs": theirs[kinds[0]].flops}, "seconds": found}
+             "flops": {"ours": ours.flops, "theirs": theirs[kinds[0]].flops},
+             **beside(getattr(ours, what)(*arguments),
+                      {kind: getattr(net, what)(*arguments) for kind, net in theirs.items()}, repeats)}
     if what == "upscale":
         found["seconds_per_megapixel"] = {name: 1e6 * of["least"] / arguments[0]**2
                                           for name, of in found["seconds"].items()}
@@ -54,11 +59,10 @@ def cascade_row(kinds, repeats):
     """The row of all stages in a chain."""
     nets = [us.ours_of(name) for name in STAGES]
     theirs = {kind: [them.Theirs(net.stage, net.parameters, kind) for net in nets] for kind in kinds}
-    found = measure({"ours": us.cascade(nets, *CASCADE), **{
-        kind: them.cascade(of, *CASCADE) for kind, of in theirs.items()}}, repeats)
+    found = beside(us.cascade(nets, *CASCADE), {kind: them.cascade(of, *CASCADE) for kind, of in theirs.items()},
+                   repeats)
     return {"stage": "cascade", "case": f"{CASCADE[1]}, {' + '.join(map(str, CASCADE[2]))} steps", "batch": CASCADE[0],
-            "ratio": min(found[kind]["least"] for kind in kinds) / found["ours"]["least"], "seconds": found,
-            "images_per_second": {name: CASCADE[0] / of["least"] for name, of in found.items()}}
+            **found, "images_per_second": {name: CASCADE[0] / of["least"] for name, of in found["seconds"].items()}}
 
 
 def rows(names, cases, kinds, repeats, done=()):
@@ -74,12 +78,12 @@ def rows(names, cases, kinds, repeats, done=()):
 def table(found):
     """As Markdown."""
     lines = ["| stage | case | batch | ours | PyTorch's best | ratio |", "|---|---|---|---|---|---|"]
-    for row in found:
-        ours = row["seconds"]["ours"]["least"]
-        lines.append(f"| {row['stage']} | {row['case']} | {row['batch']} | {1e3 * ours:.0f} ms | "
-                     f"{1e3 * ours * row['ratio']:.0f} ms | {row['ratio']:.2f} |")
-    for what in dict.fromkeys(row["case"] for row in found):
-        ratios = [row["ratio"] for row in found if row["case"] == what]
+    for each in found:
+        ours = each["seconds"]["ours"]["least"]
+        lines.append(f"| {each['stage']} | {each['case']} | {each['batch']} | {1e3 * ours:.0f} ms | "
+                     f"{1e3 * ours * each['ratio']:.0f} ms | {each['ratio']:.2f} |")
+    for what in dict.fromkeys(each["case"] for each in found):
+        ratios = [each["ratio"] for each in found if each["case"] == what]
         if len(ratios) < 2:
             continue
         lines.append(f"| geometric mean | {what} | | | | {np.exp(np.mean(np.log(ratios))):.2f} |")
@@ -94,7 +98,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     kinds, cases = (("eager",), QUICK) if args.quick else (("eager", "compile"), tuple(CASES))
-    told, found = {**about(), "repeats": args.repeats}, []
+    told, found = {**about(), "repeats": args.repeats, "theirs": list(kinds)}, []
     if args.out.exists():
         before = json.loads(args.out.read_text())
         found = before.pop("rows")
