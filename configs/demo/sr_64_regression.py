@@ -2,7 +2,8 @@
 
     cdm train --config=configs/demo/sr_64_regression.py --workdir=runs/sr_64_regression
 
-Expected: 35.6 dB on held-out input, bicubic + 7.7 dB. About 8 minutes of one CPU core. No part of the cascade; docs/evaluation.md has the comparison.
+Expected: 35.6 dB on held-out input, bicubic + 7.7 dB. About 8 minutes of one CPU core. No part of the cascade;
+docs/evaluation.md has the comparison.
 """
 
 from cdm.config import sr_stage

@@ -8,8 +8,8 @@ PHOTOS is what docs/data.md allows, squares of at least 256 px. On an accelerato
 (`--config.model.channels=64 --config.model.blocks=2 --config.train.batch_size=64 --config.train.init_from=`) and train
 longer.
 
-Expected: a loss, of the standardised difference, of 0.30. Half an hour of one CPU core. The stage in the package was made
-so.
+Expected: a loss, of the standardised difference, of 0.30. Half an hour of one CPU core. The stage in the package was
+made so.
 """
 
 from cdm.config import sr_stage

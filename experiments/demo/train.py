@@ -2,7 +2,8 @@
 
     python -m experiments.demo.train --runs runs --out cascade
 
-About three and a half hours on two CPU cores, one stage after the other; stopped and started again it goes on where it was.
+About three and a half hours on two CPU cores, one stage after the other; stopped and started again it goes on where it
+was.
 """
 
 import argparse

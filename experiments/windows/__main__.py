@@ -20,9 +20,11 @@ import numpy as np
 
 from cdm import config as configs
 from cdm.cascade import shipped
+from cdm.cli.upscaling import PHOTOS
 from cdm.data.sources import Pictures
 from cdm.images.files import write_json
 from cdm.images.resize import resize, to_float, to_uint8
+from cdm.photo import target
 from cdm.settings import settings_of
 from cdm.stage import Stage, load_stage
 from cdm.upscaling import enlarge, estimate, route
@@ -44,7 +46,7 @@ def near_borders(lowres, stage, size, overlaps):
 
 def large(lowres, stage):
     """(H, W) of what the stage makes of a picture."""
-    return tuple(stage.size // stage.lowres_size * side for side in lowres.shape[:2])
+    return target(*lowres.shape[:2], stage.size // stage.lowres_size)
 
 
 def layouts(lowres, stage, **options):
@@ -104,7 +106,7 @@ def main():
     parser.add_argument("--count", type=int, default=2, help="of the pictures, evenly over them (default: 2)")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
-    stage = load_stage(shipped("photo_x4_bicubic"))
+    stage = load_stage(shipped(PHOTOS[0]))
     own = settings_of(stage)
     options = {"steps": own.steps, "aug_level": own.aug_level, "sampler": own.sampler}
     source, factor = Pictures(args.pictures), stage.size // stage.lowres_size
