@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Var, jaxprs_in_params
 
+from cdm.nn import convolution
 from cdm.stage import Stage, flatten
 
 
@@ -21,7 +22,7 @@ def program(function, *shapes):
         device = jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         device = None
-    with jax.default_device(device):
+    with jax.default_device(device), convolution.direct():
         traced = jax.jit(function).trace(*shapes)
         return float(traced.lower().cost_analysis()["flops"]) if device else None, traced.jaxpr.jaxpr
 

@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cdm.nn import convolution
+
 ZEROS = nn.initializers.zeros_init()
 
 
@@ -26,39 +28,55 @@ def groups_of(channels):
     return max(g for g in range(1, max(1, min(32, channels // 4)) + 1) if channels % g == 0)
 
 
+def over_groups(x, groups):
+    """x [B, C] averaged over each group of channels, the answer at each of its channels."""
+    batch, channels = x.shape
+    size = channels // groups
+    if convolution.backend() == "cpu":
+        # A product, which is computed once: its compiler looks the group of a channel up again at every pixel.
+        group = jnp.arange(channels) // size
+        return jnp.dot(x, (group[:, None] == group) / jnp.float32(size), precision="highest")
+    x = x.reshape(batch, groups, size).mean(-1, keepdims=True)
+    return jnp.broadcast_to(x, (batch, groups, size)).reshape(batch, channels)
+
+
 class GroupNorm(nn.Module):
     """Group normalisation of x [B, H, W, C] with float32 statistics, then, as adaptive normalisation has it, times
     1 + `scale` plus `shift`, both [B, C]."""
 
     @nn.compact
     def __call__(self, x, scale=None, shift=None):
-        batch, height, width, channels = x.shape
+        channels = x.shape[-1]
         gamma = self.param("scale", nn.initializers.ones_init(), (channels,))
         beta = self.param("bias", ZEROS, (channels,))
-        groups = groups_of(channels)
         y = x.astype(jnp.float32)
         # Over the pixels first, channel by channel: that runs along memory, twice as fast on a CPU as over a group's
         # few channels at once.
-        mean, square = (jnp.mean(v, axis=(1, 2)).reshape(batch, groups, -1).mean(-1, keepdims=True) for v in (y, y**2))
-        # Folded into one multiply and one add per pixel, whose gradient is two sums over the pixels.
-        factor = gamma.reshape(groups, -1) * jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + 1e-5)
-        offset = beta.reshape(groups, -1) - mean * factor
-        factor, offset = (v.reshape(batch, channels) for v in (factor, offset))
+        mean, square = (over_groups(jnp.mean(v, axis=(1, 2)), groups_of(channels)) for v in (y, y**2))
+        deviation = jnp.sqrt(jnp.maximum(square - mean**2, 0) + 1e-5)
         if scale is not None:
-            factor, offset = factor * (1 + scale), offset * (1 + scale) + shift
+            gamma, beta = gamma * (1 + scale), beta * (1 + scale) + shift
+        # Folded into one multiply and one add per pixel, whose gradient is two sums over the pixels. A CPU's compiler
+        # computes what ends in a division once for each channel, and anything else again for every pixel.
+        factor, offset = gamma / deviation, (beta * deviation - gamma * mean) / deviation
         return (y * factor[:, None, None, :] + offset[:, None, None, :]).astype(x.dtype)
 
 
-def conv(channels, kernel, dtype, name, init=kernel_init):
-    """A convolution of kernel x kernel pixels that keeps the size: [B, H, W, any] to [B, H, W, channels]."""
-    return nn.Conv(channels, (kernel, kernel), dtype=dtype, kernel_init=init, name=name)
+class Conv(nn.Module):
+    """A convolution of 3x3 pixels that keeps the size, [B, H, W, any] to [B, H, W, channels], or is given its input twice
+    as large: to [B, 2 H, 2 W, channels]."""
 
+    channels: int
+    enlarged: bool = False
+    dtype: jnp.dtype = jnp.float32
+    kernel_init: nn.initializers.Initializer = kernel_init
 
-def upsample(x):
-    """Nearest neighbour, twice the size; a broadcast, which is several times faster than a gather."""
-    batch, height, width, channels = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
-    return x.reshape(batch, 2 * height, 2 * width, channels)
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.channels))
+        bias = self.param("bias", ZEROS, (self.channels,))
+        form = convolution.convolve_enlarged if self.enlarged else convolution.convolve
+        return form(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
 
 def downsample(x):
@@ -98,10 +116,12 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, emb, train):
-        change = {"none": lambda y: y, "up": upsample, "down": downsample}[self.resample]
         h = nn.silu(GroupNorm(name="in_layers_0")(x))
-        h = conv(self.channels, 3, self.dtype, "in_layers_2")(change(h))
-        x = change(x)
+        if self.resample == "down":
+            h, x = downsample(h), downsample(x)
+        h = Conv(self.channels, self.resample == "up", self.dtype, name="in_layers_2")(h)
+        if self.resample == "up":
+            x = convolution.enlarge(x)
         width = 2 * self.channels if self.embedding == "adaptive" else self.channels
         shift = nn.Dense(width, dtype=self.dtype, kernel_init=kernel_init, name="emb_layers_1")(nn.silu(emb))
         norm = GroupNorm(name="out_layers_0")
@@ -110,9 +130,9 @@ class ResBlock(nn.Module):
         else:
             h = norm(h + shift[:, None, None, :])
         h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
-        h = conv(self.channels, 3, self.dtype, "out_layers_3", ZEROS)(h)
+        h = Conv(self.channels, dtype=self.dtype, kernel_init=ZEROS, name="out_layers_3")(h)
         if x.shape[-1] != self.channels:
-            x = conv(self.channels, 1, self.dtype, "skip_connection")(x)
+            x = nn.Conv(self.channels, (1, 1), dtype=self.dtype, kernel_init=kernel_init, name="skip_connection")(x)
         return (x + h) * (2**-0.5 if self.rescale else 1)
 
 
@@ -130,9 +150,8 @@ class Attention(nn.Module):
         h = nn.Dense(3 * channels, dtype=self.dtype, kernel_init=kernel_init, name="qkv")(h)
         q, k, v = jnp.split(h.reshape(batch, height * width, 3 * self.heads, channels // self.heads), 3, axis=2)
         # Left to itself JAX does not pick the fused kernel; there is none in float32 or for wide heads.
-        head, device = channels // self.heads, jax.config.jax_default_device
-        backend = device.platform if isinstance(device, jax.Device) else jax.default_backend()
-        fused = backend == "gpu" and self.dtype == jnp.bfloat16 and head <= 128 and head % 8 == 0
+        head = channels // self.heads
+        fused = convolution.backend() == "gpu" and self.dtype == jnp.bfloat16 and head <= 128 and head % 8 == 0
         h = jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if fused else "xla")
         h = h.reshape(batch, height, width, channels)
         h = nn.Dense(channels, dtype=self.dtype, kernel_init=ZEROS, name="proj_out")(h)

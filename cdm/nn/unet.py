@@ -59,7 +59,7 @@ class UNet(nn.Module):
         def attend(h, level, name):
             return attention(h, level, name) if level in self.attention_levels else h
 
-        h = layers.conv(self.widths[0], 3, self.dtype, "input_blocks_0_0")(x.astype(self.dtype))
+        h = layers.Conv(self.widths[0], dtype=self.dtype, name="input_blocks_0_0")(x)
         skips, index = [h], 1
         for level, width in enumerate(self.widths):
             for _ in range(self.blocks):
@@ -94,11 +94,11 @@ class UNet(nn.Module):
                     if self.resample == "block":
                         h = residual(h.shape[-1], level, name, "up")(h)
                     else:
-                        h = layers.conv(h.shape[-1], 3, self.dtype, name)(layers.upsample(h))
+                        h = layers.Conv(h.shape[-1], enlarged=True, dtype=self.dtype, name=name)(h)
                 index += 1
 
         h = nn.silu(layers.GroupNorm(name="out_0")(h.astype(jnp.float32)))
-        return layers.conv(self.output_channels, 3, jnp.float32, "out_2", layers.ZEROS)(h)
+        return layers.Conv(self.output_channels, kernel_init=layers.ZEROS, name="out_2")(h)
 
     def condition(self, logsnr, labels, aug_logsnr):
         """The embedding [B, 4 channels] of noise level, class and augmentation level: a sum, as in ADM."""

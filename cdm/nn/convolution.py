@@ -1,0 +1,182 @@
+"""3x3 convolutions that keep the size, and those of a picture enlarged, in the forms that are fast where they run.
+
+On a GPU or TPU, and in half precision, XLA's own. On a CPU that one multiplies as fast as the processor can where there are
+many channels, and at half of that or less where there are few; so in float32
+
+- many channels, a picture of moderate size: Winograd's F(2x2, 3x3) (Lavin and Gray 2016, sec. 4.1), 16 products where
+  the direct form has 36 for each 2x2 pixels;
+- few channels: several pixels of a row at once, as if each were some channels more, with zeros in the kernel;
+- nearest-neighbour enlargement and a convolution: 9 products in place of 36, as the pixels that an output sees are
+  two by two the same.
+
+All are the same function to float32's rounding. Which is faster where: `python -m experiments.speed.forms`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_NHWC = ("NHWC", "HWIO", "NHWC")
+_FRAME = ((0, 0), (1, 1), (1, 1), (0, 0))
+# Part of the key of jit's cache: a program traced as every other device has it is not taken for the CPU's.
+_direct_alone = jax.make_user_context(False)
+
+
+def direct():
+    """A context in which networks are traced with XLA's convolutions: what FLOPs are counted of."""
+    return _direct_alone(True)
+
+
+def backend():
+    """The platform that a program traced now is for: "cpu", "gpu" or "tpu"."""
+    device = jax.config.jax_default_device
+    return device.platform if isinstance(device, jax.Device) else jax.default_backend()
+
+
+def convolve(x, kernel):
+    """x [B, H, W, C] by kernel [3, 3, C, D], zeros around it: [B, H, W, D]."""
+    return _convolve(x, kernel) if _chosen(x) else _plain(x, kernel)
+
+
+def convolve_enlarged(x, kernel):
+    """x [B, H, W, C] at twice the size by nearest neighbour, by kernel [3, 3, C, D]: [B, 2 H, 2 W, D]."""
+    return _convolve_enlarged(x, kernel) if _chosen(x) else _plain(enlarge(x), kernel)
+
+
+def enlarge(x):
+    """Nearest neighbour, twice the size; a broadcast, which is several times faster than a gather."""
+    batch, height, width, channels = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
+    return x.reshape(batch, 2 * height, 2 * width, channels)
+
+
+def _chosen(x):
+    return x.dtype == jnp.float32 and backend() == "cpu" and not _direct_alone.value
+
+
+def _plain(x, kernel, stride=(1, 1), padding=((1, 1), (1, 1))):
+    return jax.lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=_NHWC)
+
+
+def _abreast(x, kernel, count):
+    """`count` pixels of a row as one of so many times the channels: a wider kernel, in steps of `count`."""
+    kernels = [jnp.pad(kernel, ((0, 0), (i, count - 1 - i), (0, 0), (0, 0))) for i in range(count)]
+    y = _plain(x, jnp.concatenate(kernels, axis=-1), (1, count))
+    return y.reshape(*x.shape[:3], kernel.shape[-1])
+
+
+def _moderate(shape, channels):
+    """Whether Winograd's form pays for x of this shape and so many channels of output. Its 16 pictures of a quarter of
+    the pixels go through memory twice: they have to stay in the cache."""
+    batch, height, width, inputs = shape
+    return (min(inputs, channels) >= 48 and height % 2 == width % 2 == 0
+            and 16 * batch * height * width * max(inputs, channels) <= 2**24)
+
+
+@jax.custom_vjp
+def _convolve(x, kernel):
+    inputs, channels = kernel.shape[2:]
+    if _moderate(x.shape, channels):
+        return _multiply(_WINOGRAD, x, kernel)
+    count = 4 if channels <= 4 else 2 if channels < 32 or inputs <= 8 else 1
+    return _plain(x, kernel) if count == 1 or x.shape[2] % count else _abreast(x, kernel, count)
+
+
+def _convolve_backward(kept, gradient):
+    x, kernel = kept
+    if _moderate(x.shape, kernel.shape[-1]):
+        return _multiply(_WINOGRAD, gradient, kernel, back=True), _multiply_backward(_WINOGRAD, x, gradient)
+    return _convolve(gradient, _turned(kernel)), *jax.linear_transpose(lambda k: _plain(x, k), kernel)(gradient)
+
+
+_convolve.defvjp(lambda x, kernel: (_convolve(x, kernel), (x, kernel)), _convolve_backward)
+
+
+@jax.custom_vjp
+def _convolve_enlarged(x, kernel):
+    return _multiply(_ENLARGED, x, kernel)
+
+
+def _convolve_enlarged_backward(kept, gradient):
+    x, kernel = kept
+    # The four pixels that came of one, summed: a kernel of 4x4 in steps of two.
+    turned = jnp.pad(_turned(kernel), ((1, 1), (1, 1), (0, 0), (0, 0)))
+    summed = sum(turned[i : i + 4, j : j + 4] for i in range(2) for j in range(2))
+    return _plain(gradient, summed, (2, 2)), _multiply_backward(_ENLARGED, x, gradient)
+
+
+_convolve_enlarged.defvjp(lambda x, kernel: (_convolve_enlarged(x, kernel), (x, kernel)), _convolve_enlarged_backward)
+
+
+def _turned(kernel):
+    """The kernel of the gradient of what was convolved."""
+    return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+
+
+class _Transform(NamedTuple):
+    """Two pixels of output, along one axis, of the few that they see: `output` ((`kernel` k) * (`image` p)), with fewer
+    products than taps times two. Of two axes both ways."""
+
+    stride: int  # pixels of input from one pair of outputs to the next
+    image: np.ndarray  # [products, pixels seen]
+    kernel: np.ndarray  # [products, 3]
+    output: np.ndarray  # [2, products]
+
+
+_WINOGRAD = _Transform(
+    2, image=np.float32([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]),
+    kernel=np.float32([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]),
+    output=np.float32([[1, 1, 1, 0], [0, 1, -1, -1]]))
+# Winograd's of four pixels a, b, b, c without the product of b - b.
+_ENLARGED = _Transform(
+    1, image=np.float32([[1, -1, 0], [0, 1, 0], [0, 1, -1]]),
+    kernel=np.float32([[1, 0, 0], [1, 1, 1], [0, 0, 1]]),
+    output=np.float32([[1, 1, 0], [0, 1, -1]]))
+
+
+def _mixed(matrix, parts, axis):
+    """The sums of `parts`, arrays of one shape, by the rows of a matrix [rows, parts], along a new axis; written so that
+    the compiler makes one loop of it, and not one a row."""
+    columns = matrix.T.reshape(len(parts), *(-1 if a == axis else 1 for a in range(parts[0].ndim + 1)))
+    return sum(column * jnp.expand_dims(part, axis) for column, part in zip(columns, parts))
+
+
+def _mixed_both(matrix, kernel):
+    """The same along the first two axes of a kernel."""
+    kernel = _mixed(matrix, list(kernel), 0)
+    return _mixed(matrix, list(kernel.swapaxes(0, 1)), 1)
+
+
+def _image(t, x):
+    """The transformed picture [products, B * pairs of rows * pairs of columns, C]."""
+    height, width = x.shape[1:3]
+    products, taps = t.image.shape
+    # The compiler keeps what is padded, instead of computing it anew for each of its uses.
+    x = jnp.pad(x, _FRAME)
+    x = _mixed(t.image, [x[:, i : height + 3 - taps + i : t.stride] for i in range(taps)], 0)
+    x = _mixed(t.image, [x[:, :, :, j : width + 3 - taps + j : t.stride] for j in range(taps)], 1)
+    return x.reshape(products**2, -1, x.shape[-1])
+
+
+def _multiply(t, x, kernel, back=False):
+    """x convolved; `back`: a gradient of that, convolved to the gradient of x."""
+    batch, products = x.shape[0], len(t.image)
+    height, width = (side // t.stride for side in x.shape[1:3])
+    kernel = _mixed_both(t.kernel, kernel[::-1, ::-1] if back else kernel)
+    kernel = kernel.reshape(products**2, *kernel.shape[2:])
+    y = jax.lax.dot_general(_image(t, x), kernel, (((2,), (2 if back else 1,)), ((0,), (0,))))
+    y = y.reshape(products, products, batch, height, width, -1)
+    y = _mixed(t.output, list(y), 3)
+    return _mixed(t.output, list(y), 4).reshape(batch, 2 * height, 2 * width, -1)
+
+
+def _multiply_backward(t, x, gradient):
+    """The gradient of the kernel."""
+    height, width, channels = gradient.shape[1:]
+    y = jnp.pad(gradient, _FRAME)
+    y = _mixed(t.output.T, [y[:, 1 + i : 1 + height + i : 2] for i in range(2)], 0)
+    y = _mixed(t.output.T, [y[:, :, :, 1 + j : 1 + width + j : 2] for j in range(2)], 1)
+    kernel = jax.lax.dot_general(_image(t, x), y.reshape(len(t.image) ** 2, -1, channels), (((1,), (1,)), ((0,), (0,))))
+    return _mixed_both(t.kernel.T, kernel.reshape(len(t.image), len(t.image), *kernel.shape[1:]))
