@@ -22,7 +22,7 @@ def program(function, *shapes):
         device = jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         device = None
-    with jax.default_device(device), convolution.direct():
+    with jax.default_device(device), convolution.plain():
         traced = jax.jit(function).trace(*shapes)
         return float(traced.lower().cost_analysis()["flops"]) if device else None, traced.jaxpr.jaxpr
 

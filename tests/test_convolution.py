@@ -58,7 +58,7 @@ def test_gradients_are_those_of_xlas_convolution(shape, channels, larger):
         return jax.jit(lambda *given: jax.vjp(function, *given)[1](gradient))(x, kernel)
 
     found = gradients()
-    with convolution.direct():
+    with convolution.plain():
         wanted = gradients()
     for ours, theirs in zip(found, wanted):
         assert np.abs(ours - theirs).max() < 3e-6 * np.abs(theirs).max() + 1e-6
@@ -69,7 +69,7 @@ def test_the_error_is_that_of_float32():
     x, kernel, _ = drawn((4, 16, 16, 64), 64)
     right = exact(x, kernel)
     error = np.sqrt(np.mean((convolution.convolve(x, kernel) - right) ** 2))
-    with convolution.direct():
+    with convolution.plain():
         direct = np.sqrt(np.mean((convolution.convolve(x, kernel) - right) ** 2))
     assert 0 < error < 4 * direct < 4e-6
 
@@ -95,7 +95,7 @@ def test_elsewhere_it_is_xlas_convolution(monkeypatch):
 
     assert found(x, kernel) == ["custom_vjp_call"]
     assert found(*half) == ["conv_general_dilated"]
-    with convolution.direct():
+    with convolution.plain():
         assert found(x, kernel) == ["conv_general_dilated"]
     assert found(x, kernel) == ["custom_vjp_call"]
     monkeypatch.setattr(convolution, "backend", lambda: "gpu")
@@ -112,7 +112,7 @@ def test_a_compiled_program_is_not_taken_for_that_of_another_device():
         return convolution.convolve(x, kernel)
 
     run(x, kernel)
-    with convolution.direct():
+    with convolution.plain():
         run(x, kernel)
     run(x, kernel)
     assert len(traced) == 2

@@ -39,7 +39,8 @@ def traced(stage):
 
 @functools.cache
 def step_text(kind, chip):
-    return traced(stage_of(kind))[0].lower(lowering_platforms=(chip,)).as_text()
+    with convolution.plain():  # as these chips have it; the CPU that traces has forms of its own
+        return traced(stage_of(kind))[0].lower(lowering_platforms=(chip,)).as_text()
 
 
 @functools.cache
@@ -51,8 +52,9 @@ def sampler_text(chip):
     label = np.zeros(BATCH, np.int32)
     arguments = _arguments(stage, settings, 0, label, label, np.zeros((BATCH, 8, 8, 3), np.float32),
                            _plan(stage, settings))
-    return _program(stage, _kind(settings, None)).trace((stage.params, None), *arguments).lower(
-        lowering_platforms=(chip,)).as_text()
+    with convolution.plain():
+        return _program(stage, _kind(settings, None)).trace((stage.params, None), *arguments).lower(
+            lowering_platforms=(chip,)).as_text()
 
 
 def operations(text, name):
@@ -104,7 +106,7 @@ def test_the_compiled_step_is_as_long_as_described_and_reuses_its_state():
     with stage.config.unlocked():
         stage.config.dtype = "float32"
     stage = Stage(stage.config, CLASSES)
-    with convolution.direct():
+    with convolution.plain():
         step, state = traced(stage)
         compiled = step.lower().compile()
     told = BATCH * describe(stage.config, CLASSES)["flops_per_image"]["train"]

@@ -20,13 +20,13 @@ import numpy as np
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _FRAME = ((0, 0), (1, 1), (1, 1), (0, 0))
-# Part of the key of jit's cache: a program traced as every other device has it is not taken for the CPU's.
-_direct_alone = jax.make_user_context(False)
+# Part of the key of jit's cache: a program traced as other devices have it is not taken for the CPU's.
+_plain_alone = jax.make_user_context(False)
 
 
-def direct():
-    """A context in which networks are traced with XLA's convolutions: what FLOPs are counted of."""
-    return _direct_alone(True)
+def plain():
+    """A context in which networks are traced as they are for every device but a CPU: what FLOPs are counted of."""
+    return _plain_alone(True)
 
 
 def backend():
@@ -35,14 +35,19 @@ def backend():
     return device.platform if isinstance(device, jax.Device) else jax.default_backend()
 
 
+def for_cpu():
+    """Whether a program traced now is to have the forms that are fast on a CPU."""
+    return backend() == "cpu" and not _plain_alone.value
+
+
 def convolve(x, kernel):
     """x [B, H, W, C] by kernel [3, 3, C, D], zeros around it: [B, H, W, D]."""
-    return _convolve(x, kernel) if _chosen(x) else _plain(x, kernel)
+    return _convolve(x, kernel) if _has_forms(x) else _direct(x, kernel)
 
 
 def convolve_enlarged(x, kernel):
     """x [B, H, W, C] at twice the size by nearest neighbour, by kernel [3, 3, C, D]: [B, 2 H, 2 W, D]."""
-    return _convolve_enlarged(x, kernel) if _chosen(x) else _plain(enlarge(x), kernel)
+    return _convolve_enlarged(x, kernel) if _has_forms(x) else _direct(enlarge(x), kernel)
 
 
 def enlarge(x):
@@ -52,18 +57,18 @@ def enlarge(x):
     return x.reshape(batch, 2 * height, 2 * width, channels)
 
 
-def _chosen(x):
-    return x.dtype == jnp.float32 and backend() == "cpu" and not _direct_alone.value
+def _has_forms(x):
+    return for_cpu() and x.dtype == jnp.float32
 
 
-def _plain(x, kernel, stride=(1, 1), padding=((1, 1), (1, 1))):
+def _direct(x, kernel, stride=(1, 1), padding=((1, 1), (1, 1))):
     return jax.lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=_NHWC)
 
 
 def _abreast(x, kernel, count):
     """`count` pixels of a row as one of so many times the channels: a wider kernel, in steps of `count`."""
     kernels = [jnp.pad(kernel, ((0, 0), (i, count - 1 - i), (0, 0), (0, 0))) for i in range(count)]
-    y = _plain(x, jnp.concatenate(kernels, axis=-1), (1, count))
+    y = _direct(x, jnp.concatenate(kernels, axis=-1), (1, count))
     return y.reshape(*x.shape[:3], kernel.shape[-1])
 
 
@@ -81,14 +86,14 @@ def _convolve(x, kernel):
     if _moderate(x.shape, channels):
         return _multiply(_WINOGRAD, x, kernel)
     count = 4 if channels <= 4 else 2 if channels < 32 or inputs <= 8 else 1
-    return _plain(x, kernel) if count == 1 or x.shape[2] % count else _abreast(x, kernel, count)
+    return _direct(x, kernel) if count == 1 or x.shape[2] % count else _abreast(x, kernel, count)
 
 
 def _convolve_backward(kept, gradient):
     x, kernel = kept
     if _moderate(x.shape, kernel.shape[-1]):
         return _multiply(_WINOGRAD, gradient, kernel, back=True), _multiply_backward(_WINOGRAD, x, gradient)
-    return _convolve(gradient, _turned(kernel)), *jax.linear_transpose(lambda k: _plain(x, k), kernel)(gradient)
+    return _convolve(gradient, _turned(kernel)), *jax.linear_transpose(lambda k: _direct(x, k), kernel)(gradient)
 
 
 _convolve.defvjp(lambda x, kernel: (_convolve(x, kernel), (x, kernel)), _convolve_backward)
@@ -104,7 +109,7 @@ def _convolve_enlarged_backward(kept, gradient):
     # The four pixels that came of one, summed: a kernel of 4x4 in steps of two.
     turned = jnp.pad(_turned(kernel), ((1, 1), (1, 1), (0, 0), (0, 0)))
     summed = sum(turned[i : i + 4, j : j + 4] for i in range(2) for j in range(2))
-    return _plain(gradient, summed, (2, 2)), _multiply_backward(_ENLARGED, x, gradient)
+    return _direct(gradient, summed, (2, 2)), _multiply_backward(_ENLARGED, x, gradient)
 
 
 _convolve_enlarged.defvjp(lambda x, kernel: (_convolve_enlarged(x, kernel), (x, kernel)), _convolve_enlarged_backward)

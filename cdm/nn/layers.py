@@ -32,7 +32,7 @@ def over_groups(x, groups):
     """x [B, C] averaged over each group of channels, the answer at each of its channels."""
     batch, channels = x.shape
     size = channels // groups
-    if convolution.backend() == "cpu":
+    if convolution.for_cpu():
         # A product, which is computed once: its compiler looks the group of a channel up again at every pixel.
         group = jnp.arange(channels) // size
         return jnp.dot(x, (group[:, None] == group) / jnp.float32(size), precision="highest")

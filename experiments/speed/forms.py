@@ -6,9 +6,10 @@
 All that is compared takes turns, as in `experiments.speed`; seconds are the least of `repeats`.
 
 1. forms: group norm with SiLU, its sums over the pixels first (cdm.nn.layers) or over a group's channels and the pixels
-   at once, forward and with its gradient; the gradient of a 3x3 convolution's kernel by XLA, by nine matrix products of
-   shifted pictures, and by one of patches; that convolution in float32 and bfloat16, forward. Shapes are those that the
-   demo's networks are trained on, and one large picture.
+   at once, forward and with its gradient; a 3x3 convolution of cdm.nn.convolution beside XLA's own, float32 and bfloat16,
+   and its gradients; the same of a picture enlarged to twice its size; and the gradient of a kernel alone, by XLA, by
+   nine matrix products of shifted pictures, and by one of patches. Shapes are those that the demo's networks are
+   trained on, the ends of networks, and large pictures.
 2. options: the demo's training steps and denoiser calls (16 pictures) in processes of their own that differ by
    XLA_FLAGS.
 """
@@ -25,11 +26,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from cdm.images.files import write_json
+from cdm.nn import convolution
 from cdm.nn.layers import GroupNorm, groups_of
 from experiments.speed.ours import ours_of
 from experiments.speed.turns import STAGES, about, measure
 
-SHAPES = ((16, 32, 32), (16, 16, 64), (16, 8, 128), (8, 32, 24), (8, 64, 16), (1, 256, 64))  # batch, side, channels
+# Batch, side, channels, channels of a convolution's output.
+SHAPES = ((16, 32, 32, 32), (16, 16, 64, 64), (16, 8, 128, 128), (8, 32, 24, 24), (8, 64, 16, 16), (1, 256, 64, 64),
+          (1, 256, 16, 16), (16, 32, 32, 3), (8, 64, 6, 24))
 # `import cdm` adds its own option to those that do not say it.
 OPTIONS = {"as cdm has it": "", "XLA's own default": "--xla_cpu_experimental_ynn_fusion_type=+individual_convolution",
            "wide vectors": "--xla_cpu_prefer_vector_width=512"}
@@ -47,10 +51,6 @@ def at_once(x):
     return x * factor + offset
 
 
-def convolution(x, kernel):
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
 def _shifted(x):
     """The nine pictures [B, H, W, C] that a kernel of 3x3 sees."""
     height, width = x.shape[1:3]
@@ -60,44 +60,69 @@ def _shifted(x):
 
 def products(x, gradient):
     """The kernel's gradient, a matrix product a shift."""
-    channels = x.shape[-1]
-    flat = gradient.reshape(-1, channels)
-    return jnp.stack([part.reshape(-1, channels).T @ flat for part in _shifted(x)]).reshape(3, 3, channels, channels)
+    channels, outputs = x.shape[-1], gradient.shape[-1]
+    flat = gradient.reshape(-1, outputs)
+    return jnp.stack([part.reshape(-1, channels).T @ flat for part in _shifted(x)]).reshape(3, 3, channels, outputs)
 
 
 def patches(x, gradient):
     """The same, one product of all patches."""
-    channels = x.shape[-1]
+    channels, outputs = x.shape[-1], gradient.shape[-1]
     columns = jnp.concatenate(_shifted(x), -1).reshape(-1, 9 * channels)
-    return (columns.T @ gradient.reshape(-1, channels)).reshape(3, 3, channels, channels)
+    return (columns.T @ gradient.reshape(-1, outputs)).reshape(3, 3, channels, outputs)
 
 
 def forms(repeats):
     """{what: {shape: {form: seconds}}}, every form of one thing found equal first."""
     random, norm = np.random.default_rng(0), GroupNorm()
-    found = {"group norm": {}, "group norm and gradient": {}, "kernel's gradient": {}, "convolution": {}}
-    for batch, side, channels in SHAPES:
-        x, g = (jnp.asarray(random.standard_normal((batch, side, side, channels), np.float32)) for _ in range(2))
-        kernel = jnp.asarray(random.standard_normal((3, 3, channels, channels), np.float32))
+    found = {}
+
+    def xlas(function):
+        def direct(*given):
+            with convolution.plain():
+                return function(*given)
+
+        return jax.jit(direct)
+
+    def of_kernel(x, gradient):
+        kernel = jnp.zeros((3, 3, x.shape[-1], gradient.shape[-1]))
+        return jax.linear_transpose(lambda k: convolution.convolve(x, k), kernel)(gradient)[0]
+
+    def gradients(function):
+        return lambda x, kernel, gradient: jax.vjp(function, x, kernel)[1](gradient)
+
+    for batch, side, channels, outputs in SHAPES:
+        x, larger, kernel, to_larger, g, to_x = (jnp.asarray(random.standard_normal(shape, np.float32)) for shape in (
+            (batch, side, side, channels), (batch, side // 2, side // 2, channels), (3, 3, channels, outputs),
+            (batch, side, side, outputs), (batch, side, side, outputs), (batch, side, side, channels)))
+        half = [v.astype(jnp.bfloat16) for v in (x, kernel)]
         params = norm.init(jax.random.key(0), x)
         ways = {"pixels first": lambda x: nn.silu(norm.apply(params, x)), "at once": lambda x: nn.silu(at_once(x))}
+        convolve, enlarged = convolution.convolve, convolution.convolve_enlarged
         cases = {
-            "group norm": ({name: jax.jit(way) for name, way in ways.items()}, (x,)),
-            "group norm and gradient": ({
-                name: jax.jit(lambda x, g, way=way: jax.vjp(way, x)[1](g)[0]) for name, way in ways.items()}, (x, g)),
-            "kernel's gradient": ({
-                "XLA": jax.jit(lambda x, g: jax.vjp(lambda k: convolution(x, k), kernel)[1](g)[0]),
-                "products": jax.jit(products), "patches": jax.jit(patches)}, (x, g)),
-            "convolution": ({"float32": jax.jit(convolution), "bfloat16": jax.jit(lambda x, k, of=jnp.bfloat16: (
-                convolution(x.astype(of), k.astype(of))))}, (x, kernel))}
-        for what, (these, given) in cases.items():
-            results = [np.asarray(way(*given), np.float32) for way in these.values()]
-            close = 0.03 if what == "convolution" else 1e-4
+            "group norm": {name: (jax.jit(way), x) for name, way in ways.items()},
+            "group norm and gradient": {name: (jax.jit(lambda x, g, way=way: jax.vjp(way, x)[1](g)[0]), x, to_x)
+                                        for name, way in ways.items()},
+            "convolution": {"cdm": (jax.jit(convolve), x, kernel), "XLA": (xlas(convolve), x, kernel),
+                            "XLA, bfloat16": (xlas(convolve), *half)},
+            "gradients": {"cdm": (jax.jit(gradients(convolve)), x, kernel, g),
+                          "XLA": (xlas(gradients(convolve)), x, kernel, g)},
+            "enlarged": {"cdm": (jax.jit(enlarged), larger, kernel), "XLA": (xlas(enlarged), larger, kernel)},
+            "enlarged, gradients": {"cdm": (jax.jit(gradients(enlarged)), larger, kernel, to_larger),
+                                    "XLA": (xlas(gradients(enlarged)), larger, kernel, to_larger)},
+            "kernel's gradient": {"XLA": (xlas(of_kernel), x, g), "products": (jax.jit(products), x, g),
+                                  "patches": (jax.jit(patches), x, g)}}
+        for what, these in cases.items():
+            results = [jax.tree.leaves(way(*given)) for way, *given in these.values()]
             for other in results[1:]:
-                np.testing.assert_allclose(other, results[0], atol=close * np.abs(results[0]).max())
-            times = measure({name: lambda way=way: jax.block_until_ready(way(*given)) for name, way in these.items()},
-                            4 * repeats)
-            found[what][f"{batch}x{side}x{side}x{channels}"] = {name: of["least"] for name, of in times.items()}
+                for here, there in zip(other, results[0]):
+                    close = (0.03 if here.dtype == jnp.bfloat16 else 1e-4) * jnp.abs(there).max()
+                    np.testing.assert_allclose(np.float32(here), there, atol=close)
+            times = measure({name: lambda way=way, given=given: jax.block_until_ready(way(*given))
+                             for name, (way, *given) in these.items()}, 4 * repeats)
+            shape = f"{batch}x{side}x{side}x{channels}" + (f" to {outputs}" if outputs != channels else "")
+            found.setdefault(what, {})[shape] = {name: of["least"] for name, of in times.items()}
+            print(what, shape, found[what][shape], flush=True)
     return found
 
 
