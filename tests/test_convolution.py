@@ -7,8 +7,8 @@ import pytest
 
 from cdm.nn import convolution
 
-# [B, H, W, C] and channels of output: products of Winograd's, pixels abreast by four, by two, by two for few channels of
-# input, XLA's own; sides that are odd in one and in the other.
+# [B, H, W, C] and channels of output: products of Winograd's, pixels abreast by four, by two, by two for few channels
+# of input, XLA's own; sides that are odd in one and in the other.
 SHAPES = [((2, 8, 6, 64), 48), ((2, 6, 8, 24), 3), ((2, 5, 6, 8), 16), ((1, 4, 6, 3), 40), ((2, 6, 4, 32), 32),
           ((1, 7, 8, 48), 48), ((1, 6, 7, 8), 16)]
 

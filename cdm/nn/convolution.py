@@ -1,7 +1,7 @@
 """3x3 convolutions that keep the size, and those of a picture enlarged, in the forms that are fast where they run.
 
-On a GPU or TPU, and in half precision, XLA's own. On a CPU that one multiplies as fast as the processor can where there are
-many channels, and at half of that or less where there are few; so in float32
+On a GPU or TPU, and in half precision, XLA's own. On a CPU that one multiplies as fast as the processor can where there
+are many channels, and at half of that or less where there are few; so in float32
 
 - many channels, a picture of moderate size: Winograd's F(2x2, 3x3) (Lavin and Gray 2016, sec. 4.1), 16 products where
   the direct form has 36 for each 2x2 pixels;
@@ -142,8 +142,8 @@ _ENLARGED = _Transform(
 
 
 def _mixed(matrix, parts, axis):
-    """The sums of `parts`, arrays of one shape, by the rows of a matrix [rows, parts], along a new axis; written so that
-    the compiler makes one loop of it, and not one a row."""
+    """The sums of `parts`, arrays of one shape, by the rows of a matrix [rows, parts], along a new axis; written so
+    that the compiler makes one loop of it, and not one a row."""
     columns = matrix.T.reshape(len(parts), *(-1 if a == axis else 1 for a in range(parts[0].ndim + 1)))
     return sum(column * jnp.expand_dims(part, axis) for column, part in zip(columns, parts))
 

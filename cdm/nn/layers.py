@@ -63,8 +63,8 @@ class GroupNorm(nn.Module):
 
 
 class Conv(nn.Module):
-    """A convolution of 3x3 pixels that keeps the size, [B, H, W, any] to [B, H, W, channels], or is given its input twice
-    as large: to [B, 2 H, 2 W, channels]."""
+    """A convolution of 3x3 pixels that keeps the size, [B, H, W, any] to [B, H, W, channels], or has its input enlarged
+    to twice the size before: to [B, 2 H, 2 W, channels]."""
 
     channels: int
     enlarged: bool = False

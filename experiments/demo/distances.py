@@ -7,8 +7,8 @@
 2. Of the whole chain's pictures in it, and of the emoji that entered, as many and of the same classes: KID from the
    training emoji at 32, 64, 128 and 256, in 20 parts, with 95 % intervals.
 3. `--samples` pictures of each class of the cascade, seed 0: precision, recall, density and coverage of the held-out
-   emoji, beside those of as many training emoji, at 64 px; and how near they are to training emoji, beside held-out ones,
-   at 32 and 256 px.
+   emoji, beside those of as many training emoji, at 64 px; and how near they are to training emoji, beside held-out
+   ones, at 32 and 256 px.
 
 All by commands of cdm, so that this one goes on where it was stopped. Its numbers go to `--out`, the report's and the
 picture of nearest neighbours into the folder beside it.
