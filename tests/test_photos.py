@@ -119,9 +119,12 @@ def test_samples_are_a_folder_beside_the_picture(stage_folder, photos, tmp_path)
     assert SOURCE.encode() in (folder / "2.png").read_bytes()
 
 
-def test_without_a_stage_the_one_in_the_package_is_named(photos, tmp_path, capfd):
-    assert cli.main(["upscale", str(photos / "a.png"), "--out", str(tmp_path / "out"), "--scale", "1"]) == 0
-    said = "photo_x4_bicubic: a window of 64 px to 256, trained on photos, made small by bicubic"
+@pytest.mark.parametrize("asked, said", [
+    (("--scale", "2"), "photo_x2_bicubic: a window of 128 px to 256, trained on photos, made small by bicubic"),
+    (("--scale", "2.5"), "photo_x4_bicubic: a window of 64 px to 256, trained on photos, made small by bicubic"),
+    (("--size", "12x12"), "photo_x4_bicubic: a window of 64 px to 256, trained on photos, made small by bicubic")])
+def test_without_a_stage_the_one_in_the_package_is_named(asked, said, photos, tmp_path, capfd):
+    assert cli.main(["upscale", str(photos / "a.png"), "--out", str(tmp_path / "out"), *asked]) == 0
     assert said in capfd.readouterr().err
 
 

@@ -9,7 +9,7 @@ import sys
 from cdm.cli.arguments import positive, values, verb
 
 
-PHOTOS = "photo_x4_bicubic", "photo_x4"  # of the package; the first unless another is asked for
+PHOTOS = "photo_x4_bicubic", "photo_x2_bicubic", "photo_x4"  # of the package
 
 
 def _size(text):
@@ -28,11 +28,16 @@ def _stage(name):
     return load_stage(shipped(name) if name in PHOTOS and not pathlib.Path(name).exists() else name)
 
 
+def _default(scale):
+    """The package's stage for a scale, None if a size was asked for: no larger step than the scale needs."""
+    return PHOTOS[1 if scale and scale <= 2 else 0]
+
+
 def upscale(args):
     """Upscale pictures into a folder."""
     from cdm.photos import MAX_PIXELS, write_photos
 
-    stages = [_stage(name) for name in args.stage or PHOTOS[:1]]
+    stages = [_stage(name) for name in args.stage or [_default(args.scale)]]
     for stage in (one for one in stages if one.lowres_size):  # of others an error tells
         low = f" and its pairs in {stage.config.data.lowres}" if stage.partner_size else (
             f", made small by {stage.config.degrade.kind}")
@@ -59,7 +64,8 @@ def add(verbs):
     p.add_argument("--out", required=True, metavar="DIR", help="folder to write, or to go on writing")
     p.add_argument("--stage", action="append", metavar="FOLDER",
                    help="super-resolution stage; several are applied in order, the last one as often as it takes; "
-                        f"or one of the package's for photographs: {', '.join(PHOTOS)} (default: {PHOTOS[0]})")
+                        f"or one of the package's for photographs: {', '.join(PHOTOS)} (default: {PHOTOS[0]}, up "
+                        f"to a --scale of 2 {PHOTOS[1]})")
     size = p.add_mutually_exclusive_group(required=True)
     size.add_argument("--scale", type=float, metavar="S", help="times the picture's size, at least 1")
     size.add_argument("--size", type=_size, metavar="WxH", help="pixels of the result")
