@@ -16,8 +16,9 @@ def _bytes(tree):
 
 
 def program(function, *shapes):
-    """(FLOPs, jaxpr) of a function of these shapes: FLOPs as XLA counts those of the lowered program, or None where JAX
-    has no CPU backend to count with: other backends do not tell before they have compiled."""
+    """(FLOPs, jaxpr) of a function of these shapes, in the forms that networks have everywhere but on a CPU, whose own
+    take fewer FLOPs and more memory: FLOPs as XLA counts those of the lowered program, or None where JAX has no CPU
+    backend to count with: other backends do not tell before they have compiled."""
     try:
         device = jax.local_devices(backend="cpu")[0]
     except RuntimeError:

@@ -140,8 +140,8 @@ def test_demo_writes_a_picture_of_every_class(tmp_path):
 
 
 @pytest.mark.parametrize("given,wanted", [
-    (None, "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"),
-    ("--xla_a=1", "--xla_a=1 --xla_cpu_experimental_ynn_fusion_type=-individual_convolution"),
+    (None, "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution,-individual_dot"),
+    ("--xla_a=1", "--xla_a=1 --xla_cpu_experimental_ynn_fusion_type=-individual_convolution,-individual_dot"),
     ("--xla_cpu_experimental_ynn_fusion_type=dot", "--xla_cpu_experimental_ynn_fusion_type=dot")])
 def test_the_compiler_s_options_are_the_users_and_what_they_leave_open(given, wanted):
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}

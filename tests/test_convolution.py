@@ -9,7 +9,7 @@ from cdm.nn import convolution
 
 # [B, H, W, C] and channels of output: products of Winograd's, pixels abreast by four, by two, by two for few channels
 # of input, XLA's own; sides that are odd in one and in the other.
-SHAPES = [((2, 8, 6, 64), 48), ((2, 6, 8, 24), 3), ((2, 5, 6, 8), 16), ((1, 4, 6, 3), 40), ((2, 6, 4, 32), 32),
+SHAPES = [((4, 8, 10, 64), 48), ((2, 6, 8, 24), 3), ((2, 5, 6, 8), 16), ((1, 4, 6, 3), 40), ((2, 6, 4, 32), 32),
           ((1, 7, 8, 48), 48), ((1, 6, 7, 8), 16)]
 
 
@@ -49,7 +49,8 @@ def test_enlarged_is_the_convolution_of_what_is_enlarged(shape, channels):
     np.testing.assert_allclose(convolution.convolve_enlarged(x, kernel), exact(larger, kernel), atol=1e-5)
 
 
-@pytest.mark.parametrize("shape, channels, larger", [(*one, 1) for one in SHAPES] + [((2, 4, 6, 8), 16, 2)])
+@pytest.mark.parametrize("shape, channels, larger", [
+    *((*one, 1) for one in SHAPES), ((2, 4, 6, 8), 16, 2), ((3, 5, 3, 4), 8, 2)])
 def test_gradients_are_those_of_xlas_convolution(shape, channels, larger):
     x, kernel, gradient = drawn(shape, channels, larger)
 
@@ -78,28 +79,40 @@ def test_forms_are_chosen_by_shape():
     def of(shape, channels, function=convolution.convolve):
         return products(function, *drawn(shape, channels)[:2])
 
-    assert of((2, 8, 6, 64), 48) == [(16, 24, 48)]  # 16 products of 4 x 3 tiles of 2 pictures
+    assert of((4, 8, 10, 64), 48) == [(16, 80, 48)]  # 16 products of 4 x 5 tiles of 4 pictures
+    assert of((1, 8, 8, 64), 48) == [(1, 8, 8, 48)]  # too few pixels for the transformed kernel
     assert of((2, 8, 8, 24), 3) == [(2, 8, 2, 12)]  # four pixels abreast
     assert of((2, 8, 8, 8), 16) == [(2, 8, 4, 32)]
     assert of((2, 8, 8, 32), 32) == [(2, 8, 8, 32)]
     assert of((1, 512, 256, 48), 48) == [(1, 512, 256, 48)]  # too large for the cache
     assert of((2, 4, 4, 8), 16, convolution.convolve_enlarged) == [(9, 32, 16)]
+    large = jax.make_jaxpr(convolution.convolve_enlarged)(*drawn((1, 256, 256, 16), 16)[:2]).jaxpr.eqns
+    assert [e.primitive.name for e in large][-1] == "conv_general_dilated"
 
 
-def test_elsewhere_it_is_xlas_convolution(monkeypatch):
-    x, kernel, _ = drawn((2, 8, 8, 64), 64)
+@pytest.mark.parametrize("function", [convolution.convolve, convolution.convolve_enlarged])
+def test_elsewhere_it_is_xlas_convolution(function, monkeypatch):
+    x, kernel, _ = drawn((4, 8, 8, 64), 64)
     half = [jnp.asarray(v, jnp.bfloat16) for v in (x, kernel)]
 
     def found(*given):
-        return [e.primitive.name for e in jax.make_jaxpr(lambda *v: convolution.convolve(*v))(*given).jaxpr.eqns]
+        return [e.primitive.name for e in jax.make_jaxpr(lambda *v: function(*v))(*given).jaxpr.eqns][-1]
 
-    assert found(x, kernel) == ["custom_vjp_call"]
-    assert found(*half) == ["conv_general_dilated"]
+    assert found(x, kernel) == "custom_vjp_call"
+    assert found(*half) == "conv_general_dilated"
     with convolution.plain():
-        assert found(x, kernel) == ["conv_general_dilated"]
-    assert found(x, kernel) == ["custom_vjp_call"]
+        assert found(x, kernel) == "conv_general_dilated"
+    assert found(x, kernel) == "custom_vjp_call"
     monkeypatch.setattr(convolution, "backend", lambda: "gpu")
-    assert found(x, kernel) == ["conv_general_dilated"]
+    assert found(x, kernel) == "conv_general_dilated"
+
+
+def test_the_backend_is_that_of_the_default_device():
+    for device in (None, "cpu", jax.devices("cpu")[0]):
+        with jax.default_device(device):
+            assert convolution.backend() == "cpu"
+    with jax.default_device("gpu"):  # nothing is computed: there need not be one
+        assert convolution.backend() == "gpu" and not convolution.for_cpu()
 
 
 def test_a_compiled_program_is_not_taken_for_that_of_another_device():

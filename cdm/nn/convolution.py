@@ -9,7 +9,8 @@ are many channels, and at half of that or less where there are few; so in float3
 - nearest-neighbour enlargement and a convolution: 9 products in place of 36, as the pixels that an output sees are
   two by two the same.
 
-All are the same function to float32's rounding. Which is faster where: `python -m experiments.speed.forms`.
+All are the same function to float32's rounding, with gradients of any order, but no forward mode (`jax.jvp`), which is
+there under `plain`. Which is faster where: `python -m experiments.speed.forms`.
 """
 
 from typing import NamedTuple
@@ -20,6 +21,8 @@ import numpy as np
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _FRAME = ((0, 0), (1, 1), (1, 1), (0, 0))
+# Of the transformed inputs, bytes: beyond it they leave the cache between being written and being read.
+_LIMIT = 2**24
 # Part of the key of jit's cache: a program traced as other devices have it is not taken for the CPU's.
 _plain_alone = jax.make_user_context(False)
 
@@ -31,8 +34,8 @@ def plain():
 
 def backend():
     """The platform that a program traced now is for: "cpu", "gpu" or "tpu"."""
-    device = jax.config.jax_default_device
-    return device.platform if isinstance(device, jax.Device) else jax.default_backend()
+    device = jax.config.jax_default_device  # None, a device, or the name of a platform
+    return device if isinstance(device, str) else device.platform if device else jax.default_backend()
 
 
 def for_cpu():
@@ -42,12 +45,13 @@ def for_cpu():
 
 def convolve(x, kernel):
     """x [B, H, W, C] by kernel [3, 3, C, D], zeros around it: [B, H, W, D]."""
-    return _convolve(x, kernel) if _has_forms(x) else _direct(x, kernel)
+    return _convolve(x, kernel) if _has_forms(x, kernel) else _direct(x, kernel)
 
 
 def convolve_enlarged(x, kernel):
     """x [B, H, W, C] at twice the size by nearest neighbour, by kernel [3, 3, C, D]: [B, 2 H, 2 W, D]."""
-    return _convolve_enlarged(x, kernel) if _has_forms(x) else _direct(enlarge(x), kernel)
+    small = 9 * x.size // x.shape[-1] * max(kernel.shape[2:]) * 4 <= 2 * _LIMIT
+    return _convolve_enlarged(x, kernel) if _has_forms(x, kernel) and small else _direct(enlarge(x), kernel)
 
 
 def enlarge(x):
@@ -57,8 +61,8 @@ def enlarge(x):
     return x.reshape(batch, 2 * height, 2 * width, channels)
 
 
-def _has_forms(x):
-    return for_cpu() and x.dtype == jnp.float32
+def _has_forms(x, kernel):
+    return for_cpu() and x.dtype == kernel.dtype == jnp.float32
 
 
 def _direct(x, kernel, stride=(1, 1), padding=((1, 1), (1, 1))):
@@ -72,27 +76,28 @@ def _abreast(x, kernel, count):
     return y.reshape(*x.shape[:3], kernel.shape[-1])
 
 
-def _moderate(shape, channels):
-    """Whether Winograd's form pays for x of this shape and so many channels of output. Its 16 pictures of a quarter of
-    the pixels go through memory twice: they have to stay in the cache."""
+def _winograd_pays(shape, channels):
+    """For x of this shape and so many channels of output: the transformed kernel, 16/9 of the kernel, takes its time
+    whatever the number of pixels, and the transformed input, four times the input, has to stay in the cache."""
     batch, height, width, inputs = shape
+    pixels = batch * height * width
     return (min(inputs, channels) >= 48 and height % 2 == width % 2 == 0
-            and 16 * batch * height * width * max(inputs, channels) <= 2**24)
+            and pixels >= 256 and 4 * pixels * max(inputs, channels) * 4 <= _LIMIT)
 
 
 @jax.custom_vjp
 def _convolve(x, kernel):
     inputs, channels = kernel.shape[2:]
-    if _moderate(x.shape, channels):
-        return _multiply(_WINOGRAD, x, kernel)
+    if _winograd_pays(x.shape, channels):
+        return _transformed(_WINOGRAD, x, kernel)
     count = 4 if channels <= 4 else 2 if channels < 32 or inputs <= 8 else 1
     return _direct(x, kernel) if count == 1 or x.shape[2] % count else _abreast(x, kernel, count)
 
 
 def _convolve_backward(kept, gradient):
     x, kernel = kept
-    if _moderate(x.shape, kernel.shape[-1]):
-        return _multiply(_WINOGRAD, gradient, kernel, back=True), _multiply_backward(_WINOGRAD, x, gradient)
+    if _winograd_pays(x.shape, kernel.shape[-1]):
+        return _transformed(_WINOGRAD, gradient, kernel, back=True), _kernel_gradient(_WINOGRAD, x, gradient)
     return _convolve(gradient, _turned(kernel)), *jax.linear_transpose(lambda k: _direct(x, k), kernel)(gradient)
 
 
@@ -101,7 +106,7 @@ _convolve.defvjp(lambda x, kernel: (_convolve(x, kernel), (x, kernel)), _convolv
 
 @jax.custom_vjp
 def _convolve_enlarged(x, kernel):
-    return _multiply(_ENLARGED, x, kernel)
+    return _transformed(_ENLARGED, x, kernel)
 
 
 def _convolve_enlarged_backward(kept, gradient):
@@ -109,79 +114,86 @@ def _convolve_enlarged_backward(kept, gradient):
     # The four pixels that came of one, summed: a kernel of 4x4 in steps of two.
     turned = jnp.pad(_turned(kernel), ((1, 1), (1, 1), (0, 0), (0, 0)))
     summed = sum(turned[i : i + 4, j : j + 4] for i in range(2) for j in range(2))
-    return _direct(gradient, summed, (2, 2)), _multiply_backward(_ENLARGED, x, gradient)
+    return _direct(gradient, summed, (2, 2)), _kernel_gradient(_ENLARGED, x, gradient)
 
 
 _convolve_enlarged.defvjp(lambda x, kernel: (_convolve_enlarged(x, kernel), (x, kernel)), _convolve_enlarged_backward)
 
 
 def _turned(kernel):
-    """The kernel of the gradient of what was convolved."""
+    """The kernel by which the output's gradient is convolved to the input's: rotated, channels exchanged."""
     return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
 
 
 class _Transform(NamedTuple):
-    """Two pixels of output, along one axis, of the few that they see: `output` ((`kernel` k) * (`image` p)), with fewer
-    products than taps times two. Of two axes both ways."""
+    """Two outputs along one axis from the inputs d that they see and a kernel g of three taps (Lavin and Gray 2016):
 
-    stride: int  # pixels of input from one pair of outputs to the next
-    image: np.ndarray  # [products, pixels seen]
-    kernel: np.ndarray  # [products, 3]
-    output: np.ndarray  # [2, products]
+        y = A^T ((G g) * (B^T d)),   and of two axes   Y = A^T ((G g G^T) * (B^T d B)) A                        (1)
+    """
+
+    stride: int  # inputs from one pair of outputs to the next
+    image: np.ndarray  # B^T [products, inputs seen]
+    kernel: np.ndarray  # G [products, 3]
+    output: np.ndarray  # A^T [2, products]
 
 
 _WINOGRAD = _Transform(
     2, image=np.float32([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]),
     kernel=np.float32([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]),
     output=np.float32([[1, 1, 1, 0], [0, 1, -1, -1]]))
-# Winograd's of four pixels a, b, b, c without the product of b - b.
+# Winograd's of four inputs a, b, b, c without the product of b - b.
 _ENLARGED = _Transform(
     1, image=np.float32([[1, -1, 0], [0, 1, 0], [0, 1, -1]]),
     kernel=np.float32([[1, 0, 0], [1, 1, 1], [0, 0, 1]]),
     output=np.float32([[1, 1, 0], [0, 1, -1]]))
 
 
-def _mixed(matrix, parts, axis):
-    """The sums of `parts`, arrays of one shape, by the rows of a matrix [rows, parts], along a new axis; written so
-    that the compiler makes one loop of it, and not one a row."""
+def _combined(matrix, parts, axis):
+    """The sums of `parts`, arrays of one shape, by the rows of a matrix [rows, parts], along a new axis."""
+    return jnp.stack([sum(float(c) * part for c, part in zip(row, parts) if c) for row in matrix], axis)
+
+
+def _in_one_loop(matrix, parts, axis):
+    """The same, written so that the compiler makes one loop of it and keeps nothing in between: faster of large arrays
+    that need not be kept."""
     columns = matrix.T.reshape(len(parts), *(-1 if a == axis else 1 for a in range(parts[0].ndim + 1)))
     return sum(column * jnp.expand_dims(part, axis) for column, part in zip(columns, parts))
 
 
-def _mixed_both(matrix, kernel):
+def _of_kernel(matrix, kernel):
     """The same along the first two axes of a kernel."""
-    kernel = _mixed(matrix, list(kernel), 0)
-    return _mixed(matrix, list(kernel.swapaxes(0, 1)), 1)
+    kernel = _combined(matrix, list(kernel), 0)
+    return _combined(matrix, [kernel[:, j] for j in range(kernel.shape[1])], 1)
 
 
 def _image(t, x):
-    """The transformed picture [products, B * pairs of rows * pairs of columns, C]."""
+    """B^T d B of every tile: [products, B * tiles, C]."""
     height, width = x.shape[1:3]
     products, taps = t.image.shape
     # The compiler keeps what is padded, instead of computing it anew for each of its uses.
     x = jnp.pad(x, _FRAME)
-    x = _mixed(t.image, [x[:, i : height + 3 - taps + i : t.stride] for i in range(taps)], 0)
-    x = _mixed(t.image, [x[:, :, :, j : width + 3 - taps + j : t.stride] for j in range(taps)], 1)
+    x = _combined(t.image, [x[:, i : height + 3 - taps + i : t.stride] for i in range(taps)], 0)
+    x = _in_one_loop(t.image, [x[:, :, :, j : width + 3 - taps + j : t.stride] for j in range(taps)], 1)
     return x.reshape(products**2, -1, x.shape[-1])
 
 
-def _multiply(t, x, kernel, back=False):
-    """x convolved; `back`: a gradient of that, convolved to the gradient of x."""
+def _transformed(t, x, kernel, back=False):
+    """Eq. 1 of x; `back`: of the output's gradient, which gives that of x."""
     batch, products = x.shape[0], len(t.image)
     height, width = (side // t.stride for side in x.shape[1:3])
-    kernel = _mixed_both(t.kernel, kernel[::-1, ::-1] if back else kernel)
+    kernel = _of_kernel(t.kernel, kernel[::-1, ::-1] if back else kernel)
     kernel = kernel.reshape(products**2, *kernel.shape[2:])
     y = jax.lax.dot_general(_image(t, x), kernel, (((2,), (2 if back else 1,)), ((0,), (0,))))
     y = y.reshape(products, products, batch, height, width, -1)
-    y = _mixed(t.output, list(y), 3)
-    return _mixed(t.output, list(y), 4).reshape(batch, 2 * height, 2 * width, -1)
+    y = _combined(t.output, list(y), 3)
+    return _combined(t.output, list(y), 4).reshape(batch, 2 * height, 2 * width, -1)
 
 
-def _multiply_backward(t, x, gradient):
-    """The gradient of the kernel."""
+def _kernel_gradient(t, x, gradient):
+    """The gradient of eq. 1 by the kernel."""
     height, width, channels = gradient.shape[1:]
     y = jnp.pad(gradient, _FRAME)
-    y = _mixed(t.output.T, [y[:, 1 + i : 1 + height + i : 2] for i in range(2)], 0)
-    y = _mixed(t.output.T, [y[:, :, :, 1 + j : 1 + width + j : 2] for j in range(2)], 1)
+    y = _in_one_loop(t.output.T, [y[:, 1 + i : 1 + height + i : 2] for i in range(2)], 0)
+    y = _in_one_loop(t.output.T, [y[:, :, :, 1 + j : 1 + width + j : 2] for j in range(2)], 1)
     kernel = jax.lax.dot_general(_image(t, x), y.reshape(len(t.image) ** 2, -1, channels), (((1,), (1,)), ((0,), (0,))))
-    return _mixed_both(t.kernel.T, kernel.reshape(len(t.image), len(t.image), *kernel.shape[1:]))
+    return _of_kernel(t.kernel.T, kernel.reshape(len(t.image), len(t.image), *kernel.shape[1:]))

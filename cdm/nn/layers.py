@@ -33,7 +33,7 @@ def over_groups(x, groups):
     batch, channels = x.shape
     size = channels // groups
     if convolution.for_cpu():
-        # A product, which is computed once: its compiler looks the group of a channel up again at every pixel.
+        # A matrix product, which is computed once: a broadcast the CPU's compiler would look up at every pixel.
         group = jnp.arange(channels) // size
         return jnp.dot(x, (group[:, None] == group) / jnp.float32(size), precision="highest")
     x = x.reshape(batch, groups, size).mean(-1, keepdims=True)

@@ -5,13 +5,13 @@
 
 1. The report (`cdm eval cascade`) with `-n` held-out emoji of each class entering at every stage in turn.
 2. Of the whole chain's pictures in it, and of the emoji that entered, as many and of the same classes: KID from the
-   training emoji at 32, 64, 128 and 256, in 20 parts, with 95 % intervals.
+   training emoji at 32, 64, 128 and 256, in `-n` parts of one picture of each class, with 95 % intervals.
 3. `--samples` pictures of each class of the cascade, seed 0: precision, recall, density and coverage of the held-out
    emoji, beside those of as many training emoji, at 64 px; and how near they are to training emoji, beside held-out
    ones, at 32 and 256 px.
 
-All by commands of cdm, so that this one goes on where it was stopped. Its numbers go to `--out`, the report's and the
-picture of nearest neighbours into the folder beside it.
+By commands of cdm, so that this one goes on where it was stopped; another `-n` or `--samples` wants another
+`--workdir`. Its numbers go to `--out`, the report's and the picture of nearest neighbours into the folder beside it.
 """
 
 import argparse
@@ -27,8 +27,6 @@ from cdm.evals.scoring import Real
 from cdm.images.files import write_image, write_json
 from cdm.images.resize import to_float
 from experiments.demo.train import cdm
-
-PARTS = 20
 
 
 def main():
@@ -56,7 +54,7 @@ def main():
         for what, images in (("samples", made if name == last else made / name), ("held_out", held)):
             card = work / f"kid_{what}_{size}.json"
             cdm("eval", "distribution", "--images", images, "--reference", "fluent_emoji", "--size", size,
-                "--metrics", "kid", "--blocks", PARTS, "--out", card)
+                "--metrics", "kid", "--blocks", args.n, "--out", card)
             result = json.loads(card.read_text())["results"]["kid_lite0"]
             row[what] = {"mean": result["mean"], "interval": result["interval"]}
     for what, images in (("samples", samples), ("training", known)):

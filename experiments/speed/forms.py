@@ -32,11 +32,12 @@ from experiments.speed.ours import ours_of
 from experiments.speed.turns import STAGES, about, measure
 
 # Batch, side, channels, channels of a convolution's output.
-SHAPES = ((16, 32, 32, 32), (16, 16, 64, 64), (16, 8, 128, 128), (8, 32, 24, 24), (8, 64, 16, 16), (1, 256, 64, 64),
-          (1, 256, 16, 16), (16, 32, 32, 3), (8, 64, 6, 24))
+SHAPES = ((16, 32, 32, 32), (16, 16, 64, 64), (16, 8, 128, 128), (4, 8, 128, 128), (1, 8, 128, 128), (8, 32, 48, 48),
+          (8, 32, 24, 24), (8, 64, 16, 16), (1, 256, 64, 64), (1, 256, 16, 16), (16, 32, 32, 3), (8, 64, 6, 24))
 # `import cdm` adds its own option to those that do not say it.
-OPTIONS = {"as cdm has it": "", "XLA's own default": "--xla_cpu_experimental_ynn_fusion_type=+individual_convolution",
-           "wide vectors": "--xla_cpu_prefer_vector_width=512"}
+_FUSION = "--xla_cpu_experimental_ynn_fusion_type="
+OPTIONS = {"as cdm has it": "", "XLA's own default": f"{_FUSION}+individual_convolution",
+           "without individual_convolution": f"{_FUSION}-individual_convolution"}
 
 
 def at_once(x):
