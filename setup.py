@@ -53,5 +53,5 @@ setup(
                       "prdc>=0.2,<0.3", "pytorch-fid>=0.3,<0.4", "scikit-image>=0.25,<1", "torch>=2.5,<3",
                       "torch-fidelity>=0.4,<0.5", "transformers>=5.20,<6"],
     },
-    entry_points={"console_scripts": ["cdm=cdm.cli:main"]},
+    entry_points={"console_scripts": ["cdm=cdm.cli:command"]},
 )

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import platform
 import pathlib
 import re
 import subprocess
@@ -137,6 +138,20 @@ def test_demo_writes_a_picture_of_every_class(tmp_path):
     for image in about["images"]:
         pixels = read_image(tmp_path / "demo" / image["file"])
         assert pixels.shape == (256, 256, 3) and pixels.std() > 10
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's")
+@pytest.mark.parametrize("given, wanted", [
+    (None, "glibc.malloc.hugetlb=1"), ("glibc.malloc.check=0", "glibc.malloc.check=0:glibc.malloc.hugetlb=1"),
+    ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0")])
+def test_the_command_begins_anew_in_large_pages_once(given, wanted):
+    env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    code = ("import os; from cdm import cli; cli.main = lambda: print(os.getpid(), os.environ['GLIBC_TUNABLES']) or 3\n"
+            "cli.command()")
+    env = env if given is None else {**env, "GLIBC_TUNABLES": given}
+    done = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
+    said = done.communicate()[0]
+    assert (said, done.returncode) == (f"{done.pid} {wanted}\n", 3)  # the same process, and its exit code
 
 
 @pytest.mark.parametrize("given,wanted", [

@@ -1,7 +1,5 @@
 """`python -m cdm.cli` is `cdm`."""
 
-import sys
+from cdm.cli import command
 
-from cdm.cli import main
-
-sys.exit(main())
+command()

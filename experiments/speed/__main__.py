@@ -1,15 +1,17 @@
 """The demo stages' train step, denoiser call and samplers, ours beside PyTorch's, in one table of ratios.
 
     pip install '.[reference]'
+    export GLIBC_TUNABLES=glibc.malloc.hugetlb=1    # as the command cdm has it, and for all sides
     python -m experiments.speed --out experiments/speed/speed.json [--quick]
 
 PyTorch's network is diffusers' UNet2DModel, channels last, of the same levels and as many parameters within 5 %, eager
-and compiled. All sides of a case take turns, `repeats` times over after one turn to warm up, so that other work on the
-machine falls on all alike; a ratio is the other's least time over ours, above 1 where we are faster. Equal work: a
-train step is forward, backward, clipping, Adam and one average, on crops as the config has them with the low-res
-picture made of the whole; a sampler is the whole run; upscaling goes through the same windows. `flops` are of one call
-of each network: with as many parameters, they are not equal. Compile times are of a first call less a later one. What
---out holds already is not measured again.
+and compiled. All sides of a case take turns of half a second and more, `repeats` times over after one call to warm up,
+so that other work on the machine falls on all alike; a ratio is the other's least time over ours, above 1 where we are
+faster. Equal work: a train step is forward, backward, clipping, Adam and one average, on crops as the config has them
+with the low-res picture made of the whole; a sampler is the whole run; upscaling goes through the same windows. `flops`
+are of one call of each network, by the direct convolution: with as many parameters, they are not equal. Compile times
+are of a first call less a later one, of PyTorch with what its cache on the disk has. What --out holds already is not
+measured again.
 """
 
 import argparse

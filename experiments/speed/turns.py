@@ -8,6 +8,7 @@ import time
 
 import jax
 
+TURN = 0.5  # seconds
 STAGES = ("base_32", "sr_64", "sr_128", "sr_256")
 
 
@@ -15,12 +16,14 @@ def about():
     """What the numbers were measured with."""
     torch = [found.version for found in importlib.metadata.distributions(name="torch")]
     return {"jax": jax.__version__, "torch": torch[0] if torch else None, "machine": platform.machine(),
-            "cores": os.cpu_count(), "device": jax.devices()[0].device_kind, "xla_flags": os.environ["XLA_FLAGS"]}
+            "cores": os.cpu_count(), "device": jax.devices()[0].device_kind, "xla_flags": os.environ["XLA_FLAGS"],
+            "glibc_tunables": os.environ.get("GLIBC_TUNABLES")}
 
 
 def measure(sides, repeats):
-    """{side: seconds, "least", "median" and "most", and "compile_seconds"} of functions that take turns, after one turn
-    to warm up, which compiles."""
+    """{side: seconds, "least", "median" and "most", and "compile_seconds"} of functions that take turns, after one call
+    each to warm up, which compiles. A turn is as many calls as make TURN seconds, and counts with their mean: the first
+    call of a turn finds the caches full of another side's work, which nobody's training or sampling does."""
     first = {}
     for name, run in sides.items():
         began = time.perf_counter()
@@ -29,8 +32,10 @@ def measure(sides, repeats):
     times = {name: [] for name in sides}
     for _ in range(repeats):
         for name, run in sides.items():
-            began = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - began)
+            began, calls = time.perf_counter(), 0
+            while not calls or time.perf_counter() - began < TURN:
+                run()
+                calls += 1
+            times[name].append((time.perf_counter() - began) / calls)
     return {name: {"least": min(of), "median": statistics.median(of), "most": max(of),
                    "compile_seconds": max(first[name] - min(of), 0.0)} for name, of in times.items()}
