@@ -11,7 +11,7 @@ All that is compared takes turns, as in `experiments.speed`; seconds are the lea
    XLA, by nine matrix products of shifted pictures, and by one of patches. Shapes are those that the demo's networks
    are trained on, the ends of networks, and large pictures.
 2. options: the demo's training steps and denoiser calls (16 pictures) in processes of their own that differ by
-   XLA_FLAGS.
+   XLA_FLAGS and GLIBC_TUNABLES.
 """
 
 import argparse
@@ -34,10 +34,11 @@ from experiments.speed.turns import STAGES, about, measure
 # Batch, side, channels, channels of a convolution's output.
 SHAPES = ((16, 32, 32, 32), (16, 16, 64, 64), (16, 8, 128, 128), (4, 8, 128, 128), (1, 8, 128, 128), (8, 32, 48, 48),
           (8, 32, 24, 24), (8, 64, 16, 16), (1, 256, 64, 64), (1, 256, 16, 16), (16, 32, 32, 3), (8, 64, 6, 24))
-# `import cdm` adds its own option to those that do not say it.
-_FUSION = "--xla_cpu_experimental_ynn_fusion_type="
-OPTIONS = {"as cdm has it": "", "XLA's own default": f"{_FUSION}+individual_convolution",
-           "without individual_convolution": f"{_FUSION}-individual_convolution"}
+# XLA_FLAGS, to which `import cdm` adds its own option where they do not say it, and GLIBC_TUNABLES.
+_FUSION, _PAGES = "--xla_cpu_experimental_ynn_fusion_type=", "glibc.malloc.hugetlb="
+OPTIONS = {"as cdm has it": ("", f"{_PAGES}1"), "XLA's own default": (f"{_FUSION}+individual_convolution", f"{_PAGES}1"),
+           "without individual_convolution": (f"{_FUSION}-individual_convolution", f"{_PAGES}1"),
+           "small pages": ("", f"{_PAGES}0")}
 
 
 def at_once(x):
@@ -143,7 +144,8 @@ def options(repeats):
     """{stage: {case: {options: seconds}}}."""
     started = {name: subprocess.Popen(
         [sys.executable, "-m", "experiments.speed.forms", "--work"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True, env={**os.environ, "XLA_FLAGS": flags}) for name, flags in OPTIONS.items()}
+        text=True, env={**os.environ, "XLA_FLAGS": flags, "GLIBC_TUNABLES": tunables})
+        for name, (flags, tunables) in OPTIONS.items()}
 
     def ask(process, case):
         print(case, file=process.stdin, flush=True)
