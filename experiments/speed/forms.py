@@ -36,7 +36,8 @@ SHAPES = ((16, 32, 32, 32), (16, 16, 64, 64), (16, 8, 128, 128), (4, 8, 128, 128
           (8, 32, 24, 24), (8, 64, 16, 16), (1, 256, 64, 64), (1, 256, 16, 16), (16, 32, 32, 3), (8, 64, 6, 24))
 # XLA_FLAGS, to which `import cdm` adds its own option where they do not say it, and GLIBC_TUNABLES.
 _FUSION, _PAGES = "--xla_cpu_experimental_ynn_fusion_type=", "glibc.malloc.hugetlb="
-OPTIONS = {"as cdm has it": ("", f"{_PAGES}1"), "XLA's own default": (f"{_FUSION}+individual_convolution", f"{_PAGES}1"),
+OPTIONS = {"as cdm has it": ("", f"{_PAGES}1"),
+           "XLA's own default": (f"{_FUSION}+individual_convolution", f"{_PAGES}1"),
            "without individual_convolution": (f"{_FUSION}-individual_convolution", f"{_PAGES}1"),
            "small pages": ("", f"{_PAGES}0")}
 
