@@ -3,8 +3,8 @@
 import ast
 import json
 import os
-import platform
 import pathlib
+import platform
 import re
 import subprocess
 import sys

@@ -50,7 +50,7 @@ def convolve(x, kernel):
 
 def convolve_enlarged(x, kernel):
     """x [B, H, W, C] at twice the size by nearest neighbour, by kernel [3, 3, C, D]: [B, 2 H, 2 W, D]."""
-    small = 9 * x.size // x.shape[-1] * max(kernel.shape[2:]) * 4 <= 2 * _LIMIT
+    small = _bytes(_ENLARGED, x.size // x.shape[-1], kernel.shape[2:]) <= 2 * _LIMIT
     return _convolve_enlarged(x, kernel) if _has_forms(x, kernel) and small else _direct(enlarge(x), kernel)
 
 
@@ -82,7 +82,12 @@ def _winograd_pays(shape, channels):
     batch, height, width, inputs = shape
     pixels = batch * height * width
     return (min(inputs, channels) >= 48 and height % 2 == width % 2 == 0
-            and pixels >= 256 and 4 * pixels * max(inputs, channels) * 4 <= _LIMIT)
+            and pixels >= 256 and _bytes(_WINOGRAD, pixels, (inputs, channels)) <= _LIMIT)
+
+
+def _bytes(t, pixels, channels):
+    """Of the larger of the transformed input and the products, in float32."""
+    return 4 * len(t.image) ** 2 * (pixels // t.stride**2) * max(channels)
 
 
 @jax.custom_vjp

@@ -95,9 +95,9 @@ def forms(repeats):
         return lambda x, kernel, gradient: jax.vjp(function, x, kernel)[1](gradient)
 
     for batch, side, channels, outputs in SHAPES:
-        x, larger, kernel, to_larger, g, to_x = (jnp.asarray(random.standard_normal(shape, np.float32)) for shape in (
+        x, larger, kernel, g, to_x = (jnp.asarray(random.standard_normal(shape, np.float32)) for shape in (
             (batch, side, side, channels), (batch, side // 2, side // 2, channels), (3, 3, channels, outputs),
-            (batch, side, side, outputs), (batch, side, side, outputs), (batch, side, side, channels)))
+            (batch, side, side, outputs), (batch, side, side, channels)))
         half = [v.astype(jnp.bfloat16) for v in (x, kernel)]
         params = norm.init(jax.random.key(0), x)
         ways = {"pixels first": lambda x: nn.silu(norm.apply(params, x)), "at once": lambda x: nn.silu(at_once(x))}
@@ -111,8 +111,8 @@ def forms(repeats):
             "gradients": {"cdm": (jax.jit(gradients(convolve)), x, kernel, g),
                           "XLA": (xlas(gradients(convolve)), x, kernel, g)},
             "enlarged": {"cdm": (jax.jit(enlarged), larger, kernel), "XLA": (xlas(enlarged), larger, kernel)},
-            "enlarged, gradients": {"cdm": (jax.jit(gradients(enlarged)), larger, kernel, to_larger),
-                                    "XLA": (xlas(gradients(enlarged)), larger, kernel, to_larger)},
+            "enlarged, gradients": {"cdm": (jax.jit(gradients(enlarged)), larger, kernel, g),
+                                    "XLA": (xlas(gradients(enlarged)), larger, kernel, g)},
             "kernel's gradient": {"XLA": (xlas(of_kernel), x, g), "products": (jax.jit(products), x, g),
                                   "patches": (jax.jit(patches), x, g)}}
         for what, these in cases.items():
