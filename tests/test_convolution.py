@@ -9,7 +9,7 @@ from cdm.nn import convolution
 
 # [B, H, W, C] and channels of output: products of Winograd's, pixels abreast by four, by two, by two for few channels
 # of input, XLA's own; sides that are odd in one and in the other.
-SHAPES = [((4, 8, 10, 64), 48), ((2, 6, 8, 24), 3), ((2, 5, 6, 8), 16), ((1, 4, 6, 3), 40), ((2, 6, 4, 32), 32),
+SHAPES = [((4, 24, 30, 64), 48), ((2, 6, 8, 24), 3), ((2, 5, 6, 8), 16), ((1, 4, 6, 3), 40), ((2, 6, 4, 32), 32),
           ((1, 7, 8, 48), 48), ((1, 6, 7, 8), 16)]
 
 
@@ -79,8 +79,8 @@ def test_forms_are_chosen_by_shape():
     def of(shape, channels, function=convolution.convolve):
         return products(function, *drawn(shape, channels)[:2])
 
-    assert of((4, 8, 10, 64), 48) == [(16, 80, 48)]  # 16 products of 4 x 5 tiles of 4 pictures
-    assert of((1, 8, 8, 64), 48) == [(1, 8, 8, 48)]  # too few pixels for the transformed kernel
+    assert of((4, 24, 30, 64), 48) == [(16, 720, 48)]  # 16 products of 12 x 15 tiles of 4 pictures
+    assert of((4, 8, 8, 64), 48) == [(4, 8, 8, 48)]  # products too small
     assert of((2, 8, 8, 24), 3) == [(2, 8, 2, 12)]  # four pixels abreast
     assert of((2, 8, 8, 8), 16) == [(2, 8, 4, 32)]
     assert of((2, 8, 8, 32), 32) == [(2, 8, 8, 32)]

@@ -23,6 +23,8 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 _FRAME = ((0, 0), (1, 1), (1, 1), (0, 0))
 # Of the transformed inputs, bytes: beyond it they leave the cache between being written and being read.
 _LIMIT = 2**24
+# Multiplications in each of Winograd's products: below it they are too short to be shared by several cores.
+_ENOUGH = 2**21
 # Part of the key of jit's cache: a program traced as other devices have it is not taken for the CPU's.
 _plain_alone = jax.make_user_context(False)
 
@@ -77,12 +79,12 @@ def _abreast(x, kernel, count):
 
 
 def _winograd_pays(shape, channels):
-    """For x of this shape and so many channels of output: the transformed kernel, 16/9 of the kernel, takes its time
-    whatever the number of pixels, and the transformed input, four times the input, has to stay in the cache."""
+    """For x of this shape and so many channels of output: each of the 16 products needs to be of some size, and the
+    transformed input, four times the input, has to stay in the cache."""
     batch, height, width, inputs = shape
     pixels = batch * height * width
     return (min(inputs, channels) >= 48 and height % 2 == width % 2 == 0
-            and pixels >= 256 and _bytes(_WINOGRAD, pixels, (inputs, channels)) <= _LIMIT)
+            and pixels // 4 * inputs * channels >= _ENOUGH and _bytes(_WINOGRAD, pixels, (inputs, channels)) <= _LIMIT)
 
 
 def _bytes(t, pixels, channels):

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import pathlib
 import platform
 import statistics
 import time
@@ -16,8 +17,17 @@ def about():
     """What the numbers were measured with."""
     torch = [found.version for found in importlib.metadata.distributions(name="torch")]
     return {"jax": jax.__version__, "torch": torch[0] if torch else None, "machine": platform.machine(),
-            "cores": os.cpu_count(), "device": jax.devices()[0].device_kind, "xla_flags": os.environ["XLA_FLAGS"],
-            "glibc_tunables": os.environ.get("GLIBC_TUNABLES")}
+            "cores": os.cpu_count(), "vectors": _vectors(), "device": jax.devices()[0].device_kind,
+            "xla_flags": os.environ["XLA_FLAGS"], "glibc_tunables": os.environ.get("GLIBC_TUNABLES")}
+
+
+def _vectors():
+    """The widest instructions that an x86 processor has for several numbers at once, as Linux names them, or None."""
+    try:
+        flags = pathlib.Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return None
+    return next((name for name in ("avx512f", "avx2", "avx") if name in flags), None)
 
 
 def measure(sides, repeats):
