@@ -5,6 +5,7 @@ Configs are locked: a name that is not here is an error. Counts of progress (`tr
 `log.*`, `train.warmup`, `train.ema_half_life`) are in images, never in steps.
 """
 
+import dataclasses
 import numbers
 import os
 import re
@@ -129,10 +130,13 @@ def changed(config, overrides, path):
 
     values, argv = flags.FlagValues(), ["cdm", *overrides]
     try:
+        _spell_out_schedules(config, overrides)
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         rest = values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
         text = str(e).replace("\\n", " ").replace("\\'", "'").strip("'\"")  # ml_collections quotes its own message
+        if isinstance(e, (AttributeError, KeyError)):
+            text = "there is no " + text.replace("'", "").replace(" Did you mean", ". Did you mean")
         raise ValueError(f"`config` (={path}): {' '.join(text.split())}") from e
     if rest[1:]:
         raise ValueError(f"unknown argument {rest[1]!r}")
@@ -141,6 +145,20 @@ def changed(config, overrides, path):
     except (AttributeError, KeyError) as e:
         raise ValueError(f"`config` (={path}) must start from base_stage or sr_stage: {type(e).__name__}") from e
     return config
+
+
+def _spell_out_schedules(config, overrides):
+    """Give each schedule of which an override speaks all parameters of its kind, so that any of them can be overridden."""
+    told = dict(argument.partition("=")[::2] for argument in overrides)
+    for part in ("diffusion", "augment"):
+        if any(name.startswith(f"--config.{part}.schedule.") for name in told):
+            from cdm.diffusion.schedules import SCHEDULES  # here: it takes jax, and a config does not
+
+            now = dict(config[part].schedule)
+            kind = told.get(f"--config.{part}.schedule.name", now["name"])
+            if kind in SCHEDULES:
+                defaults = {field.name: field.default for field in dataclasses.fields(SCHEDULES[kind])}
+                config[part].schedule = ConfigDict({**defaults, **(now if kind == now["name"] else {}), "name": kind})
 
 
 def from_dict(tree):

@@ -51,8 +51,22 @@ def test_overrides_are_read_as_the_type_of_what_they_replace(write):
     assert config.model.attention == (8, 16)
 
 
+@pytest.mark.parametrize("change, overrides, schedule", [
+    ("", [], {"name": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0}),
+    ("", ["--config.diffusion.schedule.shift=-1"],
+     {"name": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0, "shift": -1.0}),
+    ("", ["--config.diffusion.schedule.name=linear_beta", "--config.diffusion.schedule.timesteps=20"],
+     {"name": "linear_beta", "timesteps": 20, "beta_start": 1e-4, "beta_end": 0.02}),
+    ("config.diffusion.schedule = {'name': 'linear_beta', 'timesteps': 30}",
+     ["--config.diffusion.schedule.beta_end=0.4"],
+     {"name": "linear_beta", "timesteps": 30, "beta_start": 1e-4, "beta_end": 0.4})])
+def test_every_parameter_of_a_schedule_can_be_overridden(write, change, overrides, schedule):
+    assert dict(configs.load(write(change), overrides).diffusion.schedule) == schedule
+
+
 @pytest.mark.parametrize("override, named", [
-    ("--config.train.image=1000", "image"), ("--config.trian.images=1000", "trian"),
+    ("--config.diffusion.schedule.beta_end=1", "there is no beta_end"),
+    ("--config.train.image=1000", 'there is no image. Did you mean "images"'), ("--config.trian.images=1000", "trian"),
     ("--train.images=1000", "train.images"), ("--config.train.images=many", "many"),
     ("--config.train.images=1.5", "1.5"), ("--config.data.flip=2", "flip"),
     ("--config.model.multipliers=one", "one"), ("images=1000", "images=1000"),

@@ -1,12 +1,13 @@
-"""Samplers, targets, augmentations and few-step students of the demo stages, measured by one command.
+"""Samplers, targets, augmentations, few-step students and recipes of the demo stages, measured by one command.
 
     cdm eval weights lite0
     python -m experiments.quality --workdir runs/quality --out experiments/quality
 
-It goes on where it was stopped. Distances are kernel distances (cdm.evals.scoring) in lite0 features from the training
-pictures, ± one standard error by the jackknife; the pictures of two rows with one input and one count are paired, so
-the error of a difference is smaller than theirs. The held-out loss is that of v of the standardised picture, over 64
-held-out pictures and 16 levels even in logSNR: one measure for all targets.
+It goes on where it was stopped. `--parts` measures some of these anew and leaves the others in --out as they are, if
+they are of the same stages, features and numbers of images. Distances are kernel distances (cdm.evals.scoring) in lite0
+features from the training pictures, ± one standard error by the jackknife; the pictures of two rows with one input and
+one count are paired, so the error of a difference is smaller than theirs. The held-out loss is that of v of the
+standardised picture, over 64 held-out pictures and 16 levels even in logSNR: one measure for all targets.
 
 1. samplers: the shipped stages, each by every sampler at several numbers of network evaluations; all else as shipped,
    and the input of each that of the shipped stages below it.
@@ -18,12 +19,17 @@ held-out pictures and 16 levels even in logSNR: one measure for all targets.
    sigma 0.4 to 0.6), and sampled with real and with generated low-res input, the one trained with noise at several
    levels; and so the shipped one, which says x0.
 4. students: `cdm distill` of the shipped base_32, beside the samplers of 1.
+5. recipe: sr_64 of configs/demo trained anew for few images: as the config is, with another seed (how much a training
+   owes to chance), other weights, a schedule shifted by 2 ln(reference / size) of half and of twice its size, and
+   other widths; with real low-res input, in 1 step, as it ships, and in 8.
 """
 
 import argparse
 import json
+import math
 import pathlib
 
+import jax
 import numpy as np
 
 import cdm
@@ -55,6 +61,13 @@ AUGMENTATIONS = {
              "augment.blur_sigma": (0.4, 0.6)}}
 LEVELS = {"noise": (0.0, 0.05, 0.1, 0.2, 0.3), "shipped": (0.0, 0.05, 0.1, 0.2)}  # others know no noise
 STUDENTS = (8, 4, 2)
+TITLE = "Samplers, targets, augmentations, students and recipes of the demo"
+RECIPES = {
+    "as it is": {}, "another seed": {"train.seed": 1}, "weight min_snr": {"diffusion.weight": "min_snr"},
+    "weight sigmoid": {"diffusion.weight": "sigmoid"},
+    "schedule shifted by -1.39": {"diffusion.schedule.shift": 2 * math.log(1 / 2)},
+    "schedule shifted by 1.39": {"diffusion.schedule.shift": 2 * math.log(2)},
+    "16 channels": {"model.channels": 16}, "32 channels": {"model.channels": 32}}
 
 
 class Bench:
@@ -210,8 +223,21 @@ def students(bench):
     return found
 
 
+def recipe(bench):
+    """Part 5: rows."""
+    found = []
+    for name, changes in RECIPES.items():
+        run, stage = bench.trained("recipe_" + "_".join(name.split()), "sr_64", changes)
+        search = bench.search(f"recipe/{run}", Cascade([bench.cascade.stages[0], stage]))
+        tried = {f"{name}, {steps}": {"steps": steps, "aug_level": 0.0} for steps in (1, 8)}
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(stage.params))
+        found += [{**row, "recipe": name, "parameters": parameters, "held_out_loss": bench.loss(stage)}
+                  for row in bench.measure(search, 1, tried, bench.n, bench.real_input(stage))]
+    return found
+
+
 PARTS = {"losses": losses, "samplers": samplers, "variance": variance, "targets": targets,
-         "augmentation": augmentation, "students": students}
+         "augmentation": augmentation, "students": students, "recipe": recipe}
 
 
 def show(result):
@@ -254,6 +280,11 @@ def show(result):
         shown.append(page.table(["augmentation", "level", "generated less real input"], [
             [gap["augmentation"], gap["level"], f"{gap['value']:.4f} ± {gap['error']:.4f}"]
             for gap in result["augmentation"]["gaps"]]))
+    if "recipe" in result:
+        rows = result["recipe"]
+        shown.append(page.table(["sr_64", "parameters", "evaluations", "distance", "held-out loss of v"], [
+            [row["recipe"], row["parameters"], row["evaluations"], f"{row['score']:.4f} ± {row['error']:.4f}",
+             f"{row['held_out_loss']:.4f}"] for row in rows]))
     return shown
 
 
@@ -280,11 +311,16 @@ def main():
         bench = Bench(args.workdir, args.n, images)
         result = {"cdm": cdm.__version__, "n": args.n, "images": images, **bench.scorer.protocol,
                   "stages": {stage.name: stage.sha256 for stage in bench.cascade.stages}}
+        path = args.out / "quality.json"
+        known = json.loads(path.read_text()) if path.exists() else result
+        other = [key for key in known if key not in PARTS and known[key] != result.get(key)]
+        if other:
+            parser.error(f"--out {args.out} holds what was measured with another {', '.join(other)}")
+        result = {**result, **{name: known[name] for name in PARTS if name in known}}
         for name in args.parts:
             result[name] = plain(PARTS[name](bench))
-            write_json(args.out / "quality.json", result)
-            page.write_page(args.out / "quality.html", "Samplers, targets, augmentations and students of the demo",
-                            show(result))
+            write_json(path, result)
+            page.write_page(args.out / "quality.html", TITLE, show(result))
 
 
 if __name__ == "__main__":
