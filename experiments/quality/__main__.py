@@ -20,8 +20,8 @@ standardised picture, over 64 held-out pictures and 16 levels even in logSNR: on
    levels; and so the shipped one, which says x0.
 4. students: `cdm distill` of the shipped base_32, beside the samplers of 1.
 5. recipe: sr_64 of configs/demo trained anew for few images: as the config is, with another seed (how much a training
-   owes to chance), other weights, a schedule shifted by 2 ln(reference / size) of half and of twice its size, and
-   other widths; with real low-res input, in 1 step, as it ships, and in 8.
+   owes to chance), another weight, a schedule shifted by 2 ln(32 / 64) from the size of the input to that of the output,
+   and other widths; with real low-res input, in 1 step, as it ships, and in 8.
 """
 
 import argparse
@@ -64,9 +64,7 @@ STUDENTS = (8, 4, 2)
 TITLE = "Samplers, targets, augmentations, students and recipes of the demo"
 RECIPES = {
     "as it is": {}, "another seed": {"train.seed": 1}, "weight min_snr": {"diffusion.weight": "min_snr"},
-    "weight sigmoid": {"diffusion.weight": "sigmoid"},
     "schedule shifted by -1.39": {"diffusion.schedule.shift": 2 * math.log(1 / 2)},
-    "schedule shifted by 1.39": {"diffusion.schedule.shift": 2 * math.log(2)},
     "16 channels": {"model.channels": 16}, "32 channels": {"model.channels": 32}}
 
 
