@@ -157,15 +157,34 @@ def estimate(height, width, stages, size, *, samples=1, fidelity=0.0, **options)
     }
 
 
+def _in_turn():
+    """Whether a program has its windows one after the other: on one CPU, which a window keeps busy. Several in one
+    program all the same, as the memory of its values is fresh at every call, and comes page by page."""
+    devices = jax.local_devices()
+    return len(devices) == 1 and devices[0].platform == "cpu"
+
+
 @functools.lru_cache(maxsize=16)
 def _denoiser(stage, threshold):
-    """The jitted program that denoises a batch of windows: (x0, fraction)."""
+    """The jitted program that denoises a batch of windows, of which `count` are asked for: (x0, fraction)."""
 
-    def denoise(params, x, lowres, label, aug_logsnr, logsnr, guidance, interval):
-        label, aug_logsnr, logsnr = (jnp.full(x.shape[:1], value) for value in (label, aug_logsnr, logsnr))
-        x0, _, fraction = stage.denoiser(params, label, lowres, aug_logsnr, guidance, None, interval,
-                                         threshold)(x, logsnr)
-        return x0, fraction
+    def denoise(params, x, lowres, count, label, aug_logsnr, logsnr, guidance, interval):
+
+        def look(x, lowres):
+            levels = [jnp.full(x.shape[:1], value) for value in (label, aug_logsnr, logsnr)]
+            x0, _, fraction = stage.denoiser(params, levels[0], lowres, levels[1], guidance, None, interval,
+                                             threshold)(x, levels[2])
+            return x0, fraction
+
+        def put(i, made):
+            one = look(*(jax.lax.dynamic_slice_in_dim(part, i, 1) for part in (x, lowres)))
+            return jax.tree.map(lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, i, 0), made, one)
+
+        if not _in_turn():
+            return look(x, lowres)
+        none = jax.tree.map(lambda made: jnp.zeros((len(x), *made.shape[1:]), made.dtype),
+                            jax.eval_shape(look, x[:1], lowres[:1]))
+        return jax.lax.fori_loop(0, count, put, none)
 
     return jax.jit(denoise)
 
@@ -216,12 +235,14 @@ def _bytes(stage):
 
 
 def _batches(one, window_batch):
-    """The Batches of a pass. Unless told otherwise they are what fits into half of the memory that is free, or a window
-    a device where it does not tell, as on the CPU, which a window keeps busy; powers of two, so that a few programs do
-    for pictures of every size."""
+    """The Batches of a pass. Unless told otherwise they are what fits into half of the memory that is free, or where it
+    does not tell a window a device, or on one CPU eight of 16 MB at most; powers of two, so that a few programs do for
+    pictures of every size."""
     devices = jax.local_devices()
     if window_batch is None:
         memory, room = devices[0].memory_stats(), 1
+        if _in_turn():
+            room = min(max(1, 2**24 // (4 * 3 * one.stage.size**2)), 8)
         if memory and "bytes_limit" in memory:
             free = memory["bytes_limit"] - memory["bytes_in_use"]
             room = min(max(1, free // 2 // (_bytes(one.stage) * (2 if one.settings.guidance else 1))), 64)
@@ -267,8 +288,9 @@ def _diffuse(one, batches, lowres, key, asked, progress):
         def look(part):
             corners = np.stack([one.rows[part[:, 0]], one.columns[part[:, 1]]], axis=1)
             seen = canvas.cut(x, corners * factor, stage.size), canvas.cut(lowres, corners, stage.lowres_size)
-            return denoise(params, *jax.device_put(seen, split), np.int32(one.label), aug_logsnr, table.logsnr[i],
-                           guidance, interval)
+            count = np.int32(len(np.unique(part, axis=0)))  # the last batch is filled up
+            return denoise(params, *jax.device_put(seen, split), count, np.int32(one.label), aug_logsnr,
+                           table.logsnr[i], guidance, interval)
 
         previous, x0 = x0, previous
         blended = (x0,) if fraction is None else (x0, fraction)
