@@ -133,10 +133,13 @@ def changed(config, overrides, path):
         _spell_out_schedules(config, overrides)
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         rest = values(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
+    except (flags.Error, AttributeError, IndexError, KeyError, TypeError, ValueError) as e:
         text = str(e).replace("\\n", " ").replace("\\'", "'").strip("'\"")  # ml_collections quotes its own message
-        if isinstance(e, (AttributeError, KeyError)):
-            text = "there is no " + text.replace("'", "").replace(" Did you mean", ". Did you mean")
+        name = text.split("'")[0]
+        if isinstance(e, (AttributeError, KeyError)) and name.isidentifier():
+            text = f"there is no {name}{text[len(name):].replace(chr(39), '.', 1)}"
+        elif isinstance(e, IndexError):
+            text = f"{' '.join(overrides)}: {text}"
         raise ValueError(f"`config` (={path}): {' '.join(text.split())}") from e
     if rest[1:]:
         raise ValueError(f"unknown argument {rest[1]!r}")
@@ -148,14 +151,17 @@ def changed(config, overrides, path):
 
 
 def _spell_out_schedules(config, overrides):
-    """Give each schedule of which an override speaks all parameters of its kind, so that any of them can be overridden."""
-    told = dict(argument.partition("=")[::2] for argument in overrides)
+    """Give each schedule of which an override speaks all parameters of its kind, so that any can be overridden."""
+    told = {}
+    for argument, after in zip(overrides, [*overrides[1:], ""]):  # as absl reads them: -name=value, --name value
+        name, equals, value = argument.partition("=")
+        told[name.lstrip("-")] = value if equals else after
     for part in ("diffusion", "augment"):
-        if any(name.startswith(f"--config.{part}.schedule.") for name in told):
+        if any(name.startswith(f"config.{part}.schedule.") for name in told):
             from cdm.diffusion.schedules import SCHEDULES  # here: it takes jax, and a config does not
 
             now = dict(config[part].schedule)
-            kind = told.get(f"--config.{part}.schedule.name", now["name"])
+            kind = told.get(f"config.{part}.schedule.name", now["name"])
             if kind in SCHEDULES:
                 defaults = {field.name: field.default for field in dataclasses.fields(SCHEDULES[kind])}
                 config[part].schedule = ConfigDict({**defaults, **(now if kind == now["name"] else {}), "name": kind})

@@ -207,7 +207,8 @@ class Batches:
 
     def __call__(self, run, items):
         """Iterate (some of the items [n, ...], what `run` makes of them, as NumPy arrays). The last batch is filled up
-        with the last item, and so is what is made of it. Devices work on the next batch while the caller has one."""
+        with the last item, and what is made of the filling is of no account. Devices work on the next batch while the
+        caller has one."""
         first, least, begun = 0, len(jax.local_devices()), collections.deque()
         while begun or first < len(items):
             try:
@@ -235,21 +236,23 @@ def _bytes(stage):
 
 
 def _batches(one, window_batch):
-    """The Batches of a pass. Unless told otherwise they are what fits into half of the memory that is free, or where it
-    does not tell a window a device, or on one CPU eight of 16 MB at most; powers of two, so that a few programs do for
-    pictures of every size."""
+    """The Batches of a pass. Unless told otherwise they are, on one CPU, eight windows, of 16 MB together at most; on
+    other devices what fits into half of the memory that is free, or a window each where they do not tell. Powers of two,
+    and on one CPU always the same, so that a few programs do for pictures of every size."""
     devices = jax.local_devices()
     if window_batch is None:
         memory, room = devices[0].memory_stats(), 1
         if _in_turn():
             room = min(max(1, 2**24 // (4 * 3 * one.stage.size**2)), 8)
-        if memory and "bytes_limit" in memory:
+        elif memory and "bytes_limit" in memory:
             free = memory["bytes_limit"] - memory["bytes_in_use"]
             room = min(max(1, free // 2 // (_bytes(one.stage) * (2 if one.settings.guidance else 1))), 64)
         window_batch = len(devices) * 2 ** (room.bit_length() - 1)
     elif window_batch < 1 or window_batch % len(devices):
         raise ValueError(f"`window_batch` (={window_batch}) must be at least 1 and divisible by the {len(devices)} "
                          "devices")
+    if _in_turn():
+        return Batches(window_batch)
     wanted = -(-one.windows // len(devices))
     return Batches(min(window_batch, len(devices) * 2 ** (wanted - 1).bit_length()))
 
@@ -328,7 +331,7 @@ def enlarge(image, stages, size, *, steps=None, seed=0, aug_level=None, sampler=
     regressions all are the same).
     consistent: the image shrinks to the input, by projecting every x0 and, in [-1, 1], the end. colour_lock: its slow
     changes are the input's.
-    window_batch: windows that the devices hold at a time, as many as fit if None; it changes no picture. overlap: what
+    window_batch: windows in a program, as the devices have room for if None; it changes no picture. overlap: what
     neighbouring windows share at least, of a window. progress(n) is told whenever n windows have been denoised.
     """
     image = np.asarray(image, np.float32)

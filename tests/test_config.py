@@ -57,6 +57,8 @@ def test_overrides_are_read_as_the_type_of_what_they_replace(write):
      {"name": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0, "shift": -1.0}),
     ("", ["--config.diffusion.schedule.name=linear_beta", "--config.diffusion.schedule.timesteps=20"],
      {"name": "linear_beta", "timesteps": 20, "beta_start": 1e-4, "beta_end": 0.02}),
+    ("", ["-config.diffusion.schedule.name", "flow", "--config.diffusion.schedule.logsnr_max", "9"],
+     {"name": "flow", "logsnr_min": -20.0, "logsnr_max": 9.0}),
     ("config.diffusion.schedule = {'name': 'linear_beta', 'timesteps': 30}",
      ["--config.diffusion.schedule.beta_end=0.4"],
      {"name": "linear_beta", "timesteps": 30, "beta_start": 1e-4, "beta_end": 0.4})])
@@ -66,6 +68,7 @@ def test_every_parameter_of_a_schedule_can_be_overridden(write, change, override
 
 @pytest.mark.parametrize("override, named", [
     ("--config.diffusion.schedule.beta_end=1", "there is no beta_end"),
+    ("--config.train.images.many=1", ": Attribute <class 'int'>"), ("--config.model.multipliers[9]=1", "multipliers[9]=1"),
     ("--config.train.image=1000", 'there is no image. Did you mean "images"'), ("--config.trian.images=1000", "trian"),
     ("--train.images=1000", "train.images"), ("--config.train.images=many", "many"),
     ("--config.train.images=1.5", "1.5"), ("--config.data.flip=2", "flip"),

@@ -1,6 +1,6 @@
 """SR3's own baseline for x4_bicubic.py: the same network and pictures, trained as a regression (Saharia et al. 2021).
-It begins from the stage in the package, whose prediction from pure noise is already close to the conditional mean, and so
-has seen 80,000 crops where that one has seen 60,000.
+It begins from the stage in the package, whose prediction from pure noise is already close to the conditional mean, and
+so has seen 80,000 crops where that one has seen 60,000.
 
     cdm train --config=configs/photo/x4_regression.py --workdir=runs/photo_x4_regression --config.data.source=PHOTOS
 

@@ -20,8 +20,8 @@ standardised picture, over 64 held-out pictures and 16 levels even in logSNR: on
    levels; and so the shipped one, which says x0.
 4. students: `cdm distill` of the shipped base_32, beside the samplers of 1.
 5. recipe: sr_64 of configs/demo trained anew for few images: as the config is, with another seed (how much a training
-   owes to chance), another weight, a schedule shifted by 2 ln(32 / 64) from the size of the input to that of the output,
-   and other widths; with real low-res input, in 1 step, as it ships, and in 8.
+   owes to chance), another weight, a schedule shifted by 2 ln(32 / 64) from the input's size to the output's, and
+   other widths; with real low-res input, in 1 step, as it ships, and in 8.
 """
 
 import argparse
