@@ -5,7 +5,6 @@ Configs are locked: a name that is not here is an error. Counts of progress (`tr
 `log.*`, `train.warmup`, `train.ema_half_life`) are in images, never in steps.
 """
 
-import dataclasses
 import numbers
 import os
 import re
@@ -18,6 +17,10 @@ from ml_collections.config_flags import config_flags
 SAMPLERS = ("ancestral", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "heun")
 DEGRADATIONS = ("bicubic", "photo", "pairs")
 WEIGHTS = ("uniform", "min_snr", "truncated_snr", "edm", "sigmoid")
+_BOUNDS = {"logsnr_min": -20.0, "logsnr_max": 20.0}
+SCHEDULES = {
+    "cosine": {**_BOUNDS, "shift": 0.0}, "flow": _BOUNDS, "edm": {**_BOUNDS, "mean": -1.2, "deviation": 1.2},
+    "linear_beta": {"timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}, "discrete_cosine": {"timesteps": 4000}}
 
 
 def base_stage(name, size):
@@ -60,7 +63,7 @@ def base_stage(name, size):
     config.diffusion.variance = "fixed"  # of ancestral steps, or "learned" by the hybrid loss (levels: table)
     config.diffusion.data_std = 1.0  # of the images, or of what `residual` leaves of them; 1 standardises nothing
     # A schedule's parameters are what its class takes: they are checked when it is made.
-    config.diffusion.schedule = ConfigDict({"name": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0})
+    config.diffusion.schedule = ConfigDict({"name": "cosine", **_BOUNDS})
 
     config.train = ConfigDict()
     config.train.images = 1_000_000
@@ -104,7 +107,7 @@ def sr_stage(name, lowres_size, size):
     config.degrade = ConfigDict({"kind": "bicubic", "blur": (0.0, 1.0), "scale": (0.5, 1.2), "noise": (0.0, 15.0),
                                  "quality": (40.0, 100.0)})
     config.augment = ConfigDict()
-    config.augment.schedule = ConfigDict({"name": "cosine", "logsnr_min": -20.0, "logsnr_max": 20.0})
+    config.augment.schedule = ConfigDict({"name": "cosine", **_BOUNDS})
     config.augment.max_level = 1.0  # levels are drawn from U(0, max_level); 0 trains without noise
     config.augment.blur_probability = 0.0
     config.augment.blur_sigma = (0.4, 0.6)  # pixels of the low-res image
@@ -135,9 +138,8 @@ def changed(config, overrides, path):
         rest = values(argv)
     except (flags.Error, AttributeError, IndexError, KeyError, TypeError, ValueError) as e:
         text = str(e).replace("\\n", " ").replace("\\'", "'").strip("'\"")  # ml_collections quotes its own message
-        name = text.split("'")[0]
-        if isinstance(e, (AttributeError, KeyError)) and name.isidentifier():
-            text = f"there is no {name}{text[len(name):].replace(chr(39), '.', 1)}"
+        if isinstance(e, (AttributeError, KeyError)) and text.split("'")[0].isidentifier():
+            text = "there is no " + text.replace("'", ".", 1)  # a name, alone or with what may have been meant
         elif isinstance(e, IndexError):
             text = f"{' '.join(overrides)}: {text}"
         raise ValueError(f"`config` (={path}): {' '.join(text.split())}") from e
@@ -158,13 +160,11 @@ def _spell_out_schedules(config, overrides):
         told[name.lstrip("-")] = value if equals else after
     for part in ("diffusion", "augment"):
         if any(name.startswith(f"config.{part}.schedule.") for name in told):
-            from cdm.diffusion.schedules import SCHEDULES  # here: it takes jax, and a config does not
-
             now = dict(config[part].schedule)
             kind = told.get(f"config.{part}.schedule.name", now["name"])
             if kind in SCHEDULES:
-                defaults = {field.name: field.default for field in dataclasses.fields(SCHEDULES[kind])}
-                config[part].schedule = ConfigDict({**defaults, **(now if kind == now["name"] else {}), "name": kind})
+                kept = now if kind == now["name"] else {}
+                config[part].schedule = ConfigDict({**SCHEDULES[kind], **kept, "name": kind})
 
 
 def from_dict(tree):

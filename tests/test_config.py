@@ -1,5 +1,6 @@
 """Configs: what is wrong is refused by name, what is right survives JSON."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -156,6 +157,8 @@ def test_a_folder_with_an_option_of_no_stage_is_an_error(tiny_base):
 
 def test_the_names_that_a_config_may_hold_are_those_of_the_mathematics():
     """Which a config does not import, as it starts no JAX."""
-    from cdm.diffusion import samplers, weights
+    from cdm.diffusion import samplers, schedules, weights
 
     assert configs.SAMPLERS == tuple(samplers.SAMPLERS) and configs.WEIGHTS == weights.KINDS
+    assert configs.SCHEDULES == {name: {field.name: field.default for field in dataclasses.fields(kind)}
+                                 for name, kind in schedules.SCHEDULES.items()}

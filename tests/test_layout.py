@@ -21,7 +21,7 @@ FLOORS = {
 # its settings, an enlarger those, the runner's keys and what a program needs of memory, a picture its enlarger, a
 # folder of pictures those, and a classifier that is trained to evaluate is kept and stopped as any training.
 NEIGHBOURS = {("images", "diffusion"), ("nn", "images"), ("samples", "cascade"), ("starter", "describe"),
-              ("config", "diffusion"), ("cascade", "settings"), ("upscaling", "cascade"), ("upscaling", "settings"), ("upscaling", "describe"),
+              ("cascade", "settings"), ("upscaling", "cascade"), ("upscaling", "settings"), ("upscaling", "describe"),
               ("photo", "upscaling"), ("photos", "photo"), ("photos", "upscaling"), ("photos", "cascade"),
               ("evals", "training")}
 FLAX_ROOMS = ("nn", "evals/networks")
