@@ -71,6 +71,11 @@ class Stage:
                                 self.schedule.entry if config.model.level == "timestep" else None)
 
     @property
+    def parameters(self):
+        """How many numbers `params` are."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+    @property
     def null_label(self):
         """The label that means "no class"."""
         return len(self.classes)

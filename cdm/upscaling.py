@@ -171,9 +171,9 @@ def _denoiser(stage, threshold):
     def denoise(params, x, lowres, count, label, aug_logsnr, logsnr, guidance, interval):
 
         def look(x, lowres):
-            levels = [jnp.full(x.shape[:1], value) for value in (label, aug_logsnr, logsnr)]
-            x0, _, fraction = stage.denoiser(params, levels[0], lowres, levels[1], guidance, None, interval,
-                                             threshold)(x, levels[2])
+            each = functools.partial(jnp.full, x.shape[:1])
+            x0, _, fraction = stage.denoiser(params, each(label), lowres, each(aug_logsnr), guidance, None, interval,
+                                             threshold)(x, each(logsnr))
             return x0, fraction
 
         def put(i, made):

@@ -16,7 +16,7 @@ from cdm.evals import restoration, rows, sets
 from cdm.images.files import write_grid
 from cdm.images.resize import resize, to_float, to_uint8
 from cdm.settings import settings_of
-from cdm.stage import flatten, slug
+from cdm.stage import slug
 
 BATCH, SHOWN = 16, 8  # pictures sampled at a time, pictures on the sheet
 GOLDEN = (5**0.5 - 1) / 2
@@ -84,7 +84,7 @@ def measure_stage(stage, source, data, out, count=None, seed=0, regression=None,
     protocol = {**restoration.about(("rgb", "y"), scale, distance), "reference": reference,
                 "square": stage.config.data.square, "size": stage.size, "lowres_size": stage.lowres_size, "seed": seed}
     made_by = {"bicubic": "the one resize", "lanczos": "Pillow, in float", **{name: {
-        "name": net.name, "sha256": net.sha256, "parameters": sum(leaf.size for leaf in flatten(net.params).values()),
+        "name": net.name, "sha256": net.sha256, "parameters": net.parameters,
         **settings[name].as_json()} for name, net in networks.items()}}
     asked = {"protocol": protocol, "made_by": made_by}
     found = rows.collect(out, asked, len(records), BATCH, measure)

@@ -20,13 +20,11 @@ import json
 import pathlib
 import shutil
 
-import cdm as package
-from cdm.cascade import shipped
-from cdm.data.reading import read_square
-from cdm.data.sources import FluentEmoji
+from cdm.cascade import load_cascade, shipped
 from cdm.evals.scoring import Real
 from cdm.images.files import write_image, write_json
 from cdm.images.resize import to_float
+from cdm.samples import file_name
 from experiments.demo.train import cdm
 
 
@@ -38,8 +36,8 @@ def main():
     parser.add_argument("-n", type=int, default=11, help="held-out emoji of each class (default: 11)")
     parser.add_argument("--samples", type=int, default=40, help="pictures of each class for recall (default: 40)")
     args = parser.parse_args()
-    work, stages = args.workdir, package.load_cascade(args.cascade).stages
-    classes = FluentEmoji("train").classes
+    work, cascade = args.workdir, load_cascade(args.cascade)
+    stages, classes = cascade.stages, cascade.classes
     cdm("eval", "cascade", "--cascade", args.cascade, "--data", "fluent_emoji:heldout", "--reference", "fluent_emoji",
         "-n", args.n, "--out", work / "report")
     known = work / "known"
@@ -67,14 +65,13 @@ def main():
 
 
 def write_emoji(classes, n, folder):
-    """n training emoji of each class, evenly over them, as a folder of class folders of PNGs at 256 px."""
-    source, chosen = FluentEmoji("train"), Real("fluent_emoji", classes, n)
-    names = {name: i for i, name in enumerate(source.names)}
-    for (label, count), name in zip(chosen.pairs, chosen.names):
-        path = folder / f"{label}" / f"{count:04d}.png"
+    """n training emoji of each class, evenly over them, as a folder of PNGs at 256 px."""
+    chosen = Real("fluent_emoji", classes, n)
+    pictures = chosen.at(256)
+    for i, pair in enumerate(chosen.pairs):
+        path = folder / file_name(classes, *pair)
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_image(path, to_float(read_square(source, names[name], 256)))
+            write_image(path, to_float(pictures.read(i)))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ import json
 import math
 import pathlib
 
-import jax
 import numpy as np
 
 import cdm
@@ -228,8 +227,7 @@ def recipe(bench):
         run, stage = bench.trained("recipe_" + "_".join(name.split()), "sr_64", changes)
         search = bench.search(f"recipe/{run}", Cascade([bench.cascade.stages[0], stage]))
         tried = {f"{name}, {steps}": {"steps": steps, "aug_level": 0.0} for steps in (1, 8)}
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(stage.params))
-        found += [{**row, "recipe": name, "parameters": parameters, "held_out_loss": bench.loss(stage)}
+        found += [{**row, "recipe": name, "parameters": stage.parameters, "held_out_loss": bench.loss(stage)}
                   for row in bench.measure(search, 1, tried, bench.n, bench.real_input(stage))]
     return found
 

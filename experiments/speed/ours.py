@@ -14,7 +14,7 @@ from cdm import config as configs
 from cdm.cascade import Cascade, sample_stage
 from cdm.data.sources import EMBEDDED, open_source
 from cdm.describe import program
-from cdm.stage import Stage, flatten
+from cdm.stage import Stage
 from cdm.training import mesh
 from cdm.training import state as states
 from cdm.upscaling import enlarge
@@ -32,7 +32,7 @@ class Ours:
 
     @property
     def parameters(self):
-        return sum(leaf.size for leaf in flatten(self.stage.params).values())
+        return self.stage.parameters
 
     @property
     def flops(self):
