@@ -21,18 +21,19 @@ from cdm.upscaling import enlarge
 
 
 class Ours:
-    """A stage of a config, with fresh parameters."""
+    """A stage of a config, with fresh parameters unless nothing but training steps are wanted, which have their own."""
 
-    def __init__(self, config, classes, seed=0):
+    def __init__(self, config, classes, seed=0, drawn=True):
         with config.unlocked():
             config.train.ema_sigmas = ()  # one average, as the other side has
         self.stage = Stage(config, classes)
-        self.stage.params = jax.jit(self.stage.init)()
+        if drawn:
+            self.stage.params = jax.jit(self.stage.init)()
         self.random = np.random.default_rng(seed)
 
     @property
     def parameters(self):
-        return self.stage.parameters
+        return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(self.stage.init)))
 
     @property
     def flops(self):
@@ -59,24 +60,31 @@ class Ours:
             run(self.stage.params, x, level, label, lowres, None if lowres is None else level))
 
     def _step(self, batch):
-        """(the training step, jitted as `cdm train` does, a state, a batch)."""
+        """(the training step, jitted as `cdm train` does; what makes its first state; what makes a batch)."""
         with self.stage.config.unlocked():
             self.stage.config.train.batch_size = batch
         partition = mesh.Partition(self.stage.config)
         create = functools.partial(states.create, self.stage)
         shardings = partition.shardings(jax.eval_shape(create))  # of every state, or step two compiles anew
-        state = jax.jit(create, out_shardings=shardings)()
         step = jax.jit(functools.partial(states.step, self.stage, partition, None), donate_argnums=0,
                        out_shardings=(shardings, partition.everywhere))
         side = self.stage.size
         given = {"image": self.random.integers(0, 256, (batch, side, side, 3), np.uint8),
-                 "label": self._inputs(batch)[1], "index": np.arange(batch, dtype=np.uint32),
-                 "stop": np.zeros(batch, bool)}
-        return step, state, partition.batch(given)
+                 "label": self.random.integers(0, max(len(self.stage.classes), 1), batch).astype(np.int32),
+                 "index": np.arange(batch, dtype=np.uint32), "stop": np.zeros(batch, bool)}
+        return step, jax.jit(create, out_shardings=shardings), functools.partial(partition.batch, given)
 
-    def train(self, batch):
-        """A training step: forward, backward, clipping, Adam, the average."""
-        step, state, given = self._step(batch)
+    def ahead(self, batch):
+        """The training step compiled, before there is a state."""
+        step, create, given = self._step(batch)
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+                              (create.eval_shape(), given()))
+        return step.lower(*shapes).compile()
+
+    def train(self, batch, step=None):
+        """A training step: forward, backward, clipping, Adam, the average; `step` as `ahead` has it."""
+        jitted, create, given = self._step(batch)
+        step, state, given = step or jitted, create(), given()
 
         def run():
             nonlocal state
@@ -87,8 +95,8 @@ class Ours:
 
     def host_seconds(self, batch, repeats):
         """Until a training step has been handed over, with nothing before it to wait for: the median."""
-        step, state, given = self._step(batch)
-        times = []
+        step, create, given = self._step(batch)
+        state, given, times = create(), given(), []
         for _ in range(repeats + 1):
             began = time.perf_counter()
             state, metrics = step(state, given)
@@ -98,8 +106,8 @@ class Ours:
 
     def compile_seconds(self, batch):
         """Of the training step: to trace and lower it; to compile it; and the same from the cache on the disk."""
-        step, state, given = self._step(batch)
-        found = {}
+        step, create, given = self._step(batch)
+        state, given, found = create(), given(), {}
         with tempfile.TemporaryDirectory() as cache:
             before = jax.config.jax_compilation_cache_dir
             jax.config.update("jax_compilation_cache_dir", cache)

@@ -90,7 +90,8 @@ class Theirs:
         whole = torch.randint(256, (batch, 3, stage.size, stage.size), dtype=torch.uint8, device=self.device)
         _, label, _ = self._inputs(batch, side)
         average = copy.deepcopy(self.net).requires_grad_(False)
-        optimizer = torch.optim.Adam(self.net.parameters(), 1e-6)
+        cuda = self.device == "cuda"
+        optimizer = torch.optim.Adam(self.net.parameters(), 1e-6, fused=cuda)
         alphas = torch.linspace(1, 0, 1001, device=self.device)[1:-1]
 
         def run():
@@ -103,7 +104,8 @@ class Theirs:
             t = torch.randint(999, (batch,), device=self.device)
             alpha, eps = alphas[t].view(-1, 1, 1, 1), torch.randn_like(x0)
             x = alpha.sqrt() * x0 + (1 - alpha).sqrt() * eps
-            loss = F.mse_loss(self.call(self._see(x, lowres), t, class_labels=label).sample, eps)
+            with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
+                loss = F.mse_loss(self.call(self._see(x, lowres), t, class_labels=label).sample, eps)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
             optimizer.step()

@@ -1,0 +1,103 @@
+"""The training step of the paper's stages on one GPU or TPU: which share of the chip's matrix rate it reaches, beside the
+same networks in PyTorch, on a chip that has enough memory for both at once.
+
+    pip install '.[reference]'
+    python -m experiments.speed.accelerator --out experiments/speed/accelerator.json --compare base_32
+
+Both sides compute in bfloat16, with parameters, averages and Adam's moments in float32, on batches in the device's
+memory; PyTorch channels last, by torch.compile and autocast, with its fused Adam. They take turns as in
+`experiments.speed`. The FLOPs are those that `cdm describe` counts of a direct convolution, forward three times over;
+their share is of a bfloat16 matrix product (8192 x 8192) measured in the same run, not of a datasheet. Programs are
+compiled beside each other, ahead of all timing; each stage's memory is given back before the next is timed.
+"""
+
+import argparse
+import concurrent.futures
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+
+from cdm import config as configs
+from cdm.images.files import write_json
+from cdm.training import speed
+from experiments.speed.ours import Ours
+from experiments.speed.turns import about, measure
+
+STAGES = {"base_32": 64, "sr_64": 32, "sr_256": 8}  # of configs/imagenet, with the batch, on some 140 GB
+CLASSES = tuple(map(str, range(1000)))
+
+
+def ceilings(repeats):
+    """{"matmul": FLOP/s in bfloat16, "copy": bytes/s read and written}, the best."""
+    a, b = (jax.random.normal(key, (8192, 8192), jnp.bfloat16) for key in jax.random.split(jax.random.key(0)))
+    big = jax.random.normal(jax.random.key(1), (2**29,))
+    product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
+    found = measure({"matmul": _chained(lambda: product(a, b)), "copy": _chained(lambda: copy(big))}, repeats)
+    return {"matmul": 10 * 2 * 8192**3 / found["matmul"]["least"], "copy": 10 * 2 * big.nbytes / found["copy"]["least"]}
+
+
+def _chained(run):
+    """Ten calls without waiting, which hides the time of starting them."""
+    return lambda: jax.block_until_ready([run() for _ in range(10)])
+
+
+def stage_of(name, overrides):
+    path = pathlib.Path(__file__).parents[2] / "configs" / "imagenet" / f"{name}.py"
+    return Ours(configs.load(path, overrides), CLASSES, drawn=False)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=tuple(STAGES))
+    parser.add_argument("--compare", nargs="*", choices=STAGES, default=(), help="stages that PyTorch has too")
+    parser.add_argument("--share", type=float, default=1.0, help="of the batches, for chips with less memory")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--profile", type=pathlib.Path, help="folder for a trace of three steps of each stage")
+    args, overrides = parser.parse_known_args()
+    batches = {name: max(1, round(STAGES[name] * args.share)) for name in args.stages}
+    nets = {name: stage_of(name, overrides) for name in args.stages}
+    result = {**about(), "repeats": args.repeats, "overrides": overrides, "ceilings": ceilings(args.repeats),
+              "rows": []}
+    print(result["ceilings"], flush=True)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        began = time.perf_counter()
+
+        def compiled(name):
+            program = nets[name].ahead(batches[name])
+            print(f"{name}: ours compiled after {time.perf_counter() - began:.0f} s", flush=True)
+            return program, time.perf_counter() - began
+
+        coming = {name: pool.submit(compiled, name) for name in args.stages}
+        theirs = {}
+        for name in args.compare:
+            from experiments.speed.theirs import Theirs
+            theirs[name] = Theirs(nets[name].stage, nets[name].parameters, "compile").train(batches[name])
+            theirs[name]()
+            print(f"{name}: PyTorch's compiled after {time.perf_counter() - began:.0f} s", flush=True)
+    for name in args.stages:
+        program, seconds = coming[name].result()
+        run, batch = nets[name].train(batches[name], program), batches[name]
+        sides = {"ours": run} | ({"theirs": theirs.pop(name)} if name in theirs else {})
+        found = measure(sides, args.repeats)
+        flops = batch * speed.flops_per_image(nets[name].stage)
+        rate = flops / found["ours"]["least"]
+        row = {"stage": name, "case": "train", "batch": batch, "parameters": nets[name].parameters, "flops": flops,
+               "compile_seconds": seconds, "flops_per_second": rate, "share": rate / result["ceilings"]["matmul"],
+               "seconds": found}
+        if "theirs" in found:
+            row["ratio"] = found["theirs"]["least"] / found["ours"]["least"]
+        result["rows"].append(row)
+        print({key: row.get(key) for key in ("stage", "batch", "share", "ratio", "seconds")}, flush=True)
+        write_json(args.out, result)
+        if args.profile:
+            with jax.profiler.trace(str(args.profile / name)):
+                for _ in range(3):
+                    run()
+        del run, sides
+
+
+if __name__ == "__main__":
+    main()
