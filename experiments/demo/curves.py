@@ -37,11 +37,11 @@ def main():
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for name, curve in curves.items():
-        left.semilogy(curve["images"], curve["loss"], label=name, linewidth=1)
+        left.loglog(curve["images"], curve["loss"], label=name, linewidth=1)
     base = curves[STAGES[0]]
     bins = np.array(base["loss_by_bin"], float).T
     for i, values in enumerate(bins):
-        right.semilogy(base["images"], values, color=plt.cm.viridis(i / len(bins)), linewidth=1,
+        right.loglog(base["images"], values, color=plt.cm.viridis(i / len(bins)), linewidth=1,
                        label=f"t {i / len(bins):.1f}–{(i + 1) / len(bins):.1f}")
     left.set(title="training loss", xlabel="images seen", ylabel="mean squared error of v, of sr_* of x0")
     right.set(title=f"{STAGES[0]} by noise level", xlabel="images seen")

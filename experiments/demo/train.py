@@ -1,9 +1,10 @@
-"""The recipe of the shipped cascade: train the four demo stages, then write them as one cascade folder.
+"""Train the four demo stages that are sized for two CPU cores, then write them as one cascade folder.
 
     python -m experiments.demo.train --runs runs --out cascade
 
 About three and a half hours on two CPU cores, one stage after the other; stopped and started again it goes on where it
-was.
+was. The cascade in the package has the same super-resolution stages and a base stage of configs/demo/base_32_wide.py, which
+was trained on a GPU.
 """
 
 import argparse

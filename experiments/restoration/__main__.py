@@ -10,6 +10,8 @@ Each picture is cut to a multiple of the scale (at its right and lower edge, as 
 resize, kept in float, and enlarged again. Beside folders called set5, set14 and bsd100 stands the literature's bicubic
 PSNR of luma at x4, as Kim et al. 2016 (VDSR) and many after them have it.
 
+`--degraded` shrinks square pictures as the stages of that kind are trained: blurred, noisy and compressed.
+
 Their MATLAB programs leave a file of one channel as it is, where the protocol `y` compresses it to 16..235 like any
 other: by them its PSNR is 20 log10(255 / 219) = 1.32 dB lower. `psnr_y_grey_as_is` is the mean as they have it; Set14
 has one such file.
@@ -19,6 +21,7 @@ import argparse
 import io
 import pathlib
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -27,6 +30,7 @@ from cdm.data.sources import Pictures
 from cdm.evals.lpips import Lpips
 from cdm.evals.restoration import measures
 from cdm.evals.stages import bicubic, lanczos
+from cdm.images.degrade import degrade
 from cdm.images.files import write_json
 from cdm.images.resize import resize, to_float, to_uint8
 from cdm.stage import load_stage
@@ -46,18 +50,27 @@ def by_stage(stage, **options):
     return {stage.name: with_(), **held}
 
 
-def measure(data, scale, methods, distance=None):
-    """The means over a folder, {method: {metric: mean}}, of {method: enlarge(lowres, (H, W))}; LPIPS by `distance`."""
+def degraded(config):
+    """shrink(image [-1, 1] [S, S, 3], (s, s), i) as a config of that degradation has it, with the i-th key of seed 0."""
+    keys = jax.random.key(0, impl="threefry2x32")
+    shrink = jax.jit(lambda image, side, i: degrade(image[None], side, config, jax.random.fold_in(keys, i)[None])[0],
+                     static_argnums=1)
+    return lambda image, size, i: np.asarray(shrink(image, size[0], i))
+
+
+def measure(data, scale, methods, distance=None, shrink=lambda image, size, i: resize(image, size), count=None):
+    """The means over a folder, {method: {metric: mean}}, of {method: enlarge(lowres, (H, W))}; LPIPS by `distance`;
+    `count` pictures evenly over it, or all."""
     source, rows = Pictures(pathlib.Path(data)), {name: [] for name in methods}
-    for i in range(len(source)):
+    for i in np.unique(np.linspace(0, len(source) - 1, count or len(source)).astype(int)):
         image, grey = source.read(i), Image.open(io.BytesIO(source.encoded(i))).mode == "L"
         height, width = (side // scale * scale for side in image.shape[:2])
         image = image[:height, :width]
-        lowres = resize(to_float(image), (height // scale, width // scale))
+        lowres = shrink(to_float(image), (height // scale, width // scale), i)
         for name, method in methods.items():
             row = measures(method(lowres, (height, width)), image, ("rgb", "y"), scale, lowres, distance)
             rows[name].append(row | {"psnr_y_grey_as_is": row["psnr_y"] - grey * GREY})
-    return {"pictures": len(source), **{
+    return {"pictures": len(rows["bicubic"]), **{
         name: {metric: float(np.mean([row[metric] for row in found])) for metric in found[0]}
         for name, found in rows.items()}}
 
@@ -70,6 +83,8 @@ def main():
     each = " of each stage, comma-separated (default: its config's)"
     parser.add_argument("--steps", type=values(int), help="one value, or one" + each)
     parser.add_argument("--aug-level", type=values(float), help="one value, or one" + each)
+    parser.add_argument("--count", type=int, help="pictures, evenly over each folder (default: all)")
+    parser.add_argument("--degraded", metavar="FOLDER", help="a stage, whose degradation shrinks the pictures")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
     table, methods, about, distance = {}, {"bicubic": bicubic, "lanczos": lanczos}, {"scale": args.scale}, None
@@ -82,9 +97,13 @@ def main():
                    for name, given in (("steps", args.steps), ("aug_level", args.aug_level))}
         methods |= by_stage(stage, **options)
         about["stages"].append({"name": stage.name, "sha256": stage.sha256, **options})
+    shrinking = {}
+    if args.degraded:
+        config = load_stage(args.degraded).config.degrade
+        about["degrade"], shrinking = config.to_dict(), {"shrink": degraded(config)}
     for data in args.data:
         name = pathlib.Path(data).name
-        table[name] = found = measure(data, args.scale, methods, distance)
+        table[name] = found = measure(data, args.scale, methods, distance, count=args.count, **shrinking)
         line = f"{name}: bicubic {found['bicubic']['psnr_y']:.3f} dB, lanczos {found['lanczos']['psnr_y']:.3f} dB"
         if args.scale == 4 and name.lower() in PUBLISHED:
             ours, published = found["bicubic"], PUBLISHED[name.lower()]
