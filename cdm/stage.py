@@ -72,8 +72,8 @@ class Stage:
 
     @property
     def parameters(self):
-        """How many numbers `params` are."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        """How many numbers `params` are, or will be."""
+        return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(self.init)))
 
     @property
     def null_label(self):

@@ -1,12 +1,12 @@
-"""The base stage of the package: that of base_32.py, wider, for an accelerator. Class-conditional Fluent Emoji at 32x32.
+"""The package's base stage: that of base_32.py, wider, for an accelerator. Class-conditional Fluent Emoji at 32x32.
 
     cdm train --config=configs/demo/base_32_wide.py --workdir=runs/base_32_wide
     cdm export runs/base_32_wide --ema-sigma 0.1 --dtype float16 --out stages/base_32
 
 The rate does not fall: the power-function average does what a decay would, and makes a stage of every snapshot.
 
-Expected: a loss of 0.060. Four minutes of an H200 that trains another stage beside it. With more images it remembers its
-pictures: docs/evaluation.md.
+Expected: a loss of 0.060. Four minutes of an H200 that trains another stage beside it. With more images it remembers
+its pictures: docs/evaluation.md.
 """
 
 from cdm.config import base_stage

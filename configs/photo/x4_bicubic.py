@@ -5,11 +5,12 @@ of any size.
     cdm train --config=configs/photo/x4_bicubic.py --workdir=runs/photo_x4_bicubic --config.data.source=PHOTOS
     cdm export runs/photo_x4_bicubic --ema-sigma 0.05 --dtype float16 --out stages/photo_x4_bicubic
 
-PHOTOS is what docs/data.md allows, squares of at least 256 px. For two CPU cores take the size of x2_bicubic.py, and
-its rate and batch.
+PHOTOS is what docs/data.md allows, squares of at least 256 px. For two CPU cores, an hour of one:
+--config.model.channels=16 '--config.model.multipliers=(1,2,2)' --config.data.crop=64 --config.train.batch_size=8
+--config.train.images=60_000 --config.train.decay=cosine --config.train.warmup=2_000 --config.train.ema_half_life=3_000
 
 Expected: a loss, of the standardised difference, of 0.32. Three minutes of an H200 that trains another stage beside it.
-The stage in the package was made so.
+The stage in the package was made so, of the photographs that its card names.
 """
 
 from cdm.config import sr_stage

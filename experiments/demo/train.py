@@ -3,8 +3,8 @@
     python -m experiments.demo.train --runs runs --out cascade
 
 About three and a half hours on two CPU cores, one stage after the other; stopped and started again it goes on where it
-was. The cascade in the package has the same super-resolution stages and a base stage of configs/demo/base_32_wide.py, which
-was trained on a GPU.
+was. The cascade in the package has the same super-resolution stages, and a base stage of configs/demo/base_32_wide.py,
+which was trained on a GPU.
 """
 
 import argparse

@@ -212,7 +212,7 @@ def students(bench):
     work, guidance = bench.work / f"students_{images}", bench.cascade.sampling["base_32"]["guidance"]
     if not (work / f"stage_{STUDENTS[-1]}").exists():
         command("distill", teacher, "--workdir", work, "--steps", ",".join(map(str, STUDENTS)), "--guidance", guidance,
-                f"--config.train.images={images}")
+                f"--config.train.images={images}", "--config.train.batch_size=16", "--config.train.learning_rate=6e-4")
     found = []
     for steps in STUDENTS:
         search = bench.search(f"{work.name}/measured_{steps}", Cascade([load_stage(work / f"stage_{steps}")]))

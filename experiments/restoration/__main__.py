@@ -10,7 +10,10 @@ Each picture is cut to a multiple of the scale (at its right and lower edge, as 
 resize, kept in float, and enlarged again. Beside folders called set5, set14 and bsd100 stands the literature's bicubic
 PSNR of luma at x4, as Kim et al. 2016 (VDSR) and many after them have it.
 
-`--degraded` shrinks square pictures as the stages of that kind are trained: blurred, noisy and compressed.
+With `--degraded` square pictures are shrunk as a stage's were in its training, by seed 0: blurred, noisy, compressed.
+
+    python -m experiments.restoration --data PHOTOS --count 24 --degraded cdm/weights/photo_x4 \
+        --stage cdm/weights/photo_x4 --out degraded.json
 
 Their MATLAB programs leave a file of one channel as it is, where the protocol `y` compresses it to 16..235 like any
 other: by them its PSNR is 20 log10(255 / 219) = 1.32 dB lower. `psnr_y_grey_as_is` is the mean as they have it; Set14
@@ -25,7 +28,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from cdm.cli.arguments import values
+from cdm.cli.arguments import positive, values
 from cdm.data.sources import Pictures
 from cdm.evals.lpips import Lpips
 from cdm.evals.restoration import measures
@@ -51,11 +54,17 @@ def by_stage(stage, **options):
 
 
 def degraded(config):
-    """shrink(image [-1, 1] [S, S, 3], (s, s), i) as a config of that degradation has it, with the i-th key of seed 0."""
+    """shrink(image [S, S, 3] in [-1, 1], (s, s), i) as `degrade` of a config has it, with the i-th key of seed 0."""
     keys = jax.random.key(0, impl="threefry2x32")
-    shrink = jax.jit(lambda image, side, i: degrade(image[None], side, config, jax.random.fold_in(keys, i)[None])[0],
+    jitted = jax.jit(lambda image, side, i: degrade(image[None], side, config, jax.random.fold_in(keys, i)[None])[0],
                      static_argnums=1)
-    return lambda image, size, i: np.asarray(shrink(image, size[0], i))
+
+    def shrink(image, size, i):
+        if size[0] != size[1]:
+            raise ValueError(f"`degraded` needs square pictures; one is {image.shape[1]}x{image.shape[0]}")
+        return np.asarray(jitted(image, size[0], i))
+
+    return shrink
 
 
 def measure(data, scale, methods, distance=None, shrink=lambda image, size, i: resize(image, size), count=None):
@@ -83,7 +92,7 @@ def main():
     each = " of each stage, comma-separated (default: its config's)"
     parser.add_argument("--steps", type=values(int), help="one value, or one" + each)
     parser.add_argument("--aug-level", type=values(float), help="one value, or one" + each)
-    parser.add_argument("--count", type=int, help="pictures, evenly over each folder (default: all)")
+    parser.add_argument("--count", type=positive, help="pictures, evenly over each folder (default: all)")
     parser.add_argument("--degraded", metavar="FOLDER", help="a stage, whose degradation shrinks the pictures")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
@@ -99,8 +108,8 @@ def main():
         about["stages"].append({"name": stage.name, "sha256": stage.sha256, **options})
     shrinking = {}
     if args.degraded:
-        config = load_stage(args.degraded).config.degrade
-        about["degrade"], shrinking = config.to_dict(), {"shrink": degraded(config)}
+        stage = load_stage(args.degraded)
+        about["degraded"], shrinking = stage.sha256, {"shrink": degraded(stage.config.degrade)}
     for data in args.data:
         name = pathlib.Path(data).name
         table[name] = found = measure(data, args.scale, methods, distance, count=args.count, **shrinking)

@@ -69,7 +69,7 @@ def cascade_row(kinds, repeats):
 
 def rows(names, cases, kinds, repeats, done=()):
     """The row of the chain, then those of each case, but for the (stage, case) that are `done`."""
-    if tuple(cases) == tuple(CASES) and "cascade" not in dict(done):
+    if set(cases) == set(CASES) and "cascade" not in dict(done):
         yield cascade_row(kinds, repeats)
     for case in cases:
         for name in names:
@@ -97,10 +97,12 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--quick", action="store_true", help="forward and train step alone, without torch.compile")
     parser.add_argument("--cases", nargs="+", choices=CASES, metavar="CASE", default=tuple(CASES),
-                        help=f"of: {'; '.join(CASES)} (default: all, and the chain)".replace("%", "%%"))
+                        help=f"of: {'; '.join(CASES)} (default: all, and the chain)")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
+    if args.quick and tuple(args.cases) != tuple(CASES):
+        parser.error(f"--quick has cases of its own, and --cases (={'; '.join(args.cases)}) must not come with it")
     kinds, cases = (("eager",), QUICK) if args.quick else (("eager", "compile"), args.cases)
     told, found = {**about(), "repeats": args.repeats, "theirs": list(kinds)}, []
     if args.out.exists():
