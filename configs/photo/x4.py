@@ -42,6 +42,6 @@ def get_config():
     config.log.every = 6_400
     config.log.grid = 50_000
     config.sample.sampler = "dpmpp_2m"
-    config.sample.steps = 2
+    config.sample.steps = 4
     config.sample.aug_level = 0.0
     return config
