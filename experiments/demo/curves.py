@@ -1,7 +1,9 @@
-"""Loss curves of the demo stages: by stage, and for the base stage by noise level.
+"""Loss curves of the stages in the package: by stage, and for the first by noise level.
 
     pip install '.[experiments]'
     python -m experiments.demo.curves --runs runs --out experiments/demo/curves.png
+    python -m experiments.demo.curves --runs runs --stages photo_x4_bicubic photo_x4 photo_x4_regression \
+        --out experiments/restoration/curves.png
 
 Writes the figure and, beside it as .json, the numbers in it: images seen, loss, and the loss in ten bins of t. Those of
 the package are of runs whose base_32 is by configs/demo/base_32_wide.py, to 2.2 M images.
@@ -31,21 +33,22 @@ def read(run):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs"))
+    parser.add_argument("--stages", nargs="+", default=STAGES, help="names of run folders (default: the demo's)")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
-    curves = {name: read(args.runs / name) for name in STAGES}
+    curves = {name: read(args.runs / name) for name in args.stages}
     write_json(args.out.with_suffix(".json"), curves)
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for name, curve in curves.items():
         left.loglog(curve["images"], curve["loss"], label=name, linewidth=1)
-    base = curves[STAGES[0]]
+    base = curves[args.stages[0]]
     bins = np.array(base["loss_by_bin"], float).T
     for i, values in enumerate(bins):
         right.loglog(base["images"], values, color=plt.cm.viridis(i / len(bins)), linewidth=1,
-                       label=f"t {i / len(bins):.1f}–{(i + 1) / len(bins):.1f}")
-    left.set(title="training loss", xlabel="images seen", ylabel="mean squared error of v, of sr_* of x0")
-    right.set(title=f"{STAGES[0]} by noise level", xlabel="images seen")
+                     label=f"t {i / len(bins):.1f}–{(i + 1) / len(bins):.1f}")
+    left.set(title="training loss", xlabel="images seen", ylabel="mean squared error of what is said")
+    right.set(title=f"{args.stages[0]} by noise level", xlabel="images seen")
     left.legend(fontsize=7)
     right.legend(fontsize=6, ncol=2)
     figure.savefig(args.out, dpi=110)
