@@ -73,7 +73,8 @@ class Stage:
     @property
     def parameters(self):
         """How many numbers `params` are, or will be."""
-        return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(self.init)))
+        params = jax.eval_shape(self.init) if self.params is None else self.params
+        return sum(leaf.size for leaf in jax.tree.leaves(params))
 
     @property
     def null_label(self):

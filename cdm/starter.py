@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from cdm.config import base_stage, sr_stage
-from cdm.data.reading import read_good
+from cdm.data.reading import evenly, read_good
 from cdm.data.sources import open_source
 from cdm.describe import describe
 from cdm.images.files import new_folder
@@ -95,8 +95,7 @@ def _values(source, data, low, size, device):
 
 def _data_std(source, low, size):
     """Root mean square of x0 - up(down(x0)), over pictures taken evenly from the source."""
-    records = np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(int))
-    pictures = (to_float(read_good(source, int(record), size)[1]) for record in records)
+    pictures = (to_float(read_good(source, int(record), size)[1]) for record in evenly(len(source), SAMPLE))
     mean = np.mean([np.mean((x0 - resize(resize(x0, low), size)) ** 2) for x0 in pictures])
     return float(f"{max(mean**0.5, 0.01):.2g}")
 

@@ -63,9 +63,14 @@ def read_good(source, i, size, how="center", draw=0.0, bad=None, lowres_size=Non
                      f"{source.names[i]}: {bad[source.names[i]]}")
 
 
+def evenly(total, count):
+    """Places of `count` records evenly over `total`, or of all that there are."""
+    return np.unique(np.linspace(0, total - 1, count).astype(int))
+
+
 def read_evenly(source, count, size, lowres_size=None):
     """`count` records evenly over the source, or all that it has, each the next good one where it can not be read:
     (their places [N], pictures [N, size, size, 3] uint8), of pairs (see read_good) the low-res partners too."""
-    records = np.unique(np.linspace(0, len(source) - 1, count).astype(int))
+    records = evenly(len(source), count)
     return tuple(map(np.stack, zip(*(
         read_good(source, int(i), size, bad=getattr(source, "bad", None), lowres_size=lowres_size) for i in records))))

@@ -3,8 +3,8 @@
     cdm train --config=configs/photo/x2_bicubic.py --workdir=runs/photo_x2_bicubic --config.data.source=PHOTOS
 
 Expected: a loss, of the standardised difference, of 0.27, in an hour and a half of one CPU core; both are of the stage
-in the package, which has seen as many crops, but the first 60,000 of them as a stage of this size that made pictures four
-times as large, which is not in the package any more. From a fresh start this has not been run.
+in the package, which has seen as many crops, but the first 60,000 of them as a stage of this size that made pictures
+four times as large, which is not in the package any more. From a fresh start this has not been run.
 """
 
 from cdm.config import sr_stage

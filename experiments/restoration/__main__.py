@@ -29,6 +29,7 @@ import numpy as np
 from PIL import Image
 
 from cdm.cli.arguments import positive, values
+from cdm.data.reading import evenly
 from cdm.data.sources import Pictures
 from cdm.evals.lpips import Lpips
 from cdm.evals.restoration import measures
@@ -71,7 +72,7 @@ def measure(data, scale, methods, distance=None, shrink=lambda image, size, i: r
     """The means over a folder, {method: {metric: mean}}, of {method: enlarge(lowres, (H, W))}; LPIPS by `distance`;
     `count` pictures evenly over it, or all."""
     source, rows = Pictures(pathlib.Path(data)), {name: [] for name in methods}
-    for i in np.unique(np.linspace(0, len(source) - 1, count or len(source)).astype(int)):
+    for i in evenly(len(source), count or len(source)):
         image, grey = source.read(i), Image.open(io.BytesIO(source.encoded(i))).mode == "L"
         height, width = (side // scale * scale for side in image.shape[:2])
         image = image[:height, :width]

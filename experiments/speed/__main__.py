@@ -95,14 +95,13 @@ def table(found):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--quick", action="store_true", help="forward and train step alone, without torch.compile")
-    parser.add_argument("--cases", nargs="+", choices=CASES, metavar="CASE", default=tuple(CASES),
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--quick", action="store_true", help="forward and train step alone, without torch.compile")
+    either.add_argument("--cases", nargs="+", choices=CASES, metavar="CASE", default=tuple(CASES),
                         help=f"of: {'; '.join(CASES)} (default: all, and the chain)")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    if args.quick and tuple(args.cases) != tuple(CASES):
-        parser.error(f"--quick has cases of its own, and --cases (={'; '.join(args.cases)}) must not come with it")
     kinds, cases = (("eager",), QUICK) if args.quick else (("eager", "compile"), args.cases)
     told, found = {**about(), "repeats": args.repeats, "theirs": list(kinds)}, []
     if args.out.exists():

@@ -26,30 +26,11 @@ import jax.numpy as jnp
 from cdm import config as configs
 from cdm.images.files import write_json
 from cdm.training import speed
-from experiments.speed.ours import Ours
-from experiments.speed.turns import about, measure
+from experiments.speed.ours import CONFIGS, Ours
+from experiments.speed.turns import about, ceilings, measure
 
 STAGES = {"base_32": 64, "sr_64": 32, "sr_256": 8}  # of configs/imagenet, with the batch, on some 140 GB
 CLASSES = tuple(map(str, range(1000)))
-
-
-def ceilings(repeats):
-    """{"matmul": FLOP/s in bfloat16, "copy": bytes/s read and written}, the best."""
-    a, b = (jax.random.normal(key, (8192, 8192), jnp.bfloat16) for key in jax.random.split(jax.random.key(0)))
-    big = jax.random.normal(jax.random.key(1), (2**29,))
-    product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
-    found = measure({"matmul": _chained(lambda: product(a, b)), "copy": _chained(lambda: copy(big))}, repeats)
-    return {"matmul": 10 * 2 * 8192**3 / found["matmul"]["least"], "copy": 10 * 2 * big.nbytes / found["copy"]["least"]}
-
-
-def _chained(run):
-    """Ten calls without waiting, which hides the time of starting them."""
-    return lambda: jax.block_until_ready([run() for _ in range(10)])
-
-
-def stage_of(name, overrides):
-    path = pathlib.Path(__file__).parents[2] / "configs" / "imagenet" / f"{name}.py"
-    return Ours(configs.load(path, overrides), CLASSES, drawn=False)
 
 
 def main():
@@ -64,17 +45,18 @@ def main():
     if args.compare and args.compare not in args.stages:
         parser.error(f"--compare {args.compare} must be one of --stages {' '.join(args.stages)}")
     batches = {name: max(1, round(STAGES[name] * args.share)) for name in args.stages}
-    nets = {name: stage_of(name, overrides) for name in args.stages}
-    result = {**about(), "repeats": args.repeats, "overrides": overrides, "ceilings": ceilings(args.repeats),
-              "rows": []}
+    nets = {name: Ours(configs.load(CONFIGS / "imagenet" / f"{name}.py", overrides), CLASSES, drawn=False)
+            for name in args.stages}
+    result = {**about(), "repeats": args.repeats, "overrides": overrides,
+              "ceilings": ceilings(args.repeats, 8192, 2**29, jnp.bfloat16, calls=10), "rows": []}
     print(result["ceilings"], flush=True)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         began = time.perf_counter()
 
         def compiled(name):
-            program = nets[name].ahead(batches[name])
+            start = nets[name].ahead(batches[name])
             print(f"{name}: ours compiled after {time.perf_counter() - began:.0f} s", flush=True)
-            return program
+            return start
 
         coming = {name: pool.submit(compiled, name) for name in args.stages}
         theirs = {}
@@ -85,7 +67,7 @@ def main():
             theirs["theirs"]()
             print(f"{args.compare}: PyTorch's compiled after {time.perf_counter() - began:.0f} s", flush=True)
     for name in sorted(args.stages, key=lambda name: name != args.compare):
-        run, batch = nets[name].train(batches[name], coming[name].result()), batches[name]
+        run, batch = coming.pop(name).result()(), batches[name]
         found = measure({"ours": run, **theirs}, args.repeats)
         theirs.clear()
         flops = batch * speed.flops_per_image(nets[name].stage)

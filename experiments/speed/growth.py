@@ -23,14 +23,12 @@ import sys
 import tempfile
 import time
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cdm.images.files import write_json
 from experiments.speed.ours import ours_of
 from experiments.speed.theirs import Theirs
-from experiments.speed.turns import STAGES, about, measure
+from experiments.speed.turns import STAGES, about, ceilings, measure
 
 # The stage, what is varied, its values, and the case as a function of a side and a value.
 SWEEPS = (
@@ -42,16 +40,6 @@ SWEEPS = (
 def theirs_of(stage):
     ours = ours_of(stage)
     return Theirs(ours.stage, ours.parameters, "eager")
-
-
-def ceilings(repeats):
-    """{"matmul": FLOP/s, "copy": bytes/s read and written}."""
-    a = jnp.ones((2048, 2048))
-    big = jnp.ones(2**26)
-    product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
-    found = measure({"matmul": lambda: jax.block_until_ready(product(a, a)),
-                     "copy": lambda: jax.block_until_ready(copy(big))}, 3 * repeats)
-    return {"matmul": 2 * 2048**3 / found["matmul"]["least"], "copy": 2 * big.nbytes / found["copy"]["least"]}
 
 
 def sweep(stage, values, case, repeats):
@@ -106,7 +94,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    result = {**about(), "repeats": args.repeats, "ceilings": ceilings(args.repeats),
+    result = {**about(), "repeats": args.repeats, "ceilings": ceilings(3 * args.repeats, 2048, 2**26),
               "command": latency(args.repeats), "sweeps": [], "steps": {}}
     for stage, what, values, case in SWEEPS:
         began = time.perf_counter()

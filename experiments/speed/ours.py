@@ -19,6 +19,8 @@ from cdm.training import mesh
 from cdm.training import state as states
 from cdm.upscaling import enlarge
 
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+
 
 class Ours:
     """A stage of a config, with fresh parameters unless nothing but training steps are wanted, which have their own."""
@@ -60,7 +62,7 @@ class Ours:
             run(self.stage.params, x, level, label, lowres, None if lowres is None else level))
 
     def _step(self, batch):
-        """(the training step, jitted as `cdm train` does; what makes its first state; what makes a batch)."""
+        """(the training step, jitted as `cdm train` does; what makes its first state; a batch)."""
         with self.stage.config.unlocked():
             self.stage.config.train.batch_size = batch
         partition = mesh.Partition(self.stage.config)
@@ -72,31 +74,21 @@ class Ours:
         given = {"image": self.random.integers(0, 256, (batch, side, side, 3), np.uint8),
                  "label": self.random.integers(0, max(len(self.stage.classes), 1), batch).astype(np.int32),
                  "index": np.arange(batch, dtype=np.uint32), "stop": np.zeros(batch, bool)}
-        return step, jax.jit(create, out_shardings=shardings), functools.partial(partition.batch, given)
+        return step, jax.jit(create, out_shardings=shardings), partition.batch(given)
 
     def ahead(self, batch):
-        """The training step compiled, before there is a state."""
+        """What starts `train`, its step compiled before there is a state."""
         step, create, given = self._step(batch)
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
-                              (create.eval_shape(), given()))
-        return step.lower(*shapes).compile()
+        return functools.partial(_steps, step.lower(create.eval_shape(), given).compile(), create, given)
 
-    def train(self, batch, step=None):
-        """A training step: forward, backward, clipping, Adam, the average; `step` as `ahead` has it."""
-        jitted, create, given = self._step(batch)
-        step, state, given = step or jitted, create(), given()
-
-        def run():
-            nonlocal state
-            state, metrics = step(state, given)
-            jax.block_until_ready((state, metrics))
-
-        return run
+    def train(self, batch):
+        """A training step: forward, backward, clipping, Adam, the average."""
+        return _steps(*self._step(batch))
 
     def host_seconds(self, batch, repeats):
         """Until a training step has been handed over, with nothing before it to wait for: the median."""
         step, create, given = self._step(batch)
-        state, given, times = create(), given(), []
+        state, times = create(), []
         for _ in range(repeats + 1):
             began = time.perf_counter()
             state, metrics = step(state, given)
@@ -107,7 +99,7 @@ class Ours:
     def compile_seconds(self, batch):
         """Of the training step: to trace and lower it; to compile it; and the same from the cache on the disk."""
         step, create, given = self._step(batch)
-        state, given, found = create(), given(), {}
+        state, found = create(), {}
         with tempfile.TemporaryDirectory() as cache:
             before = jax.config.jax_compilation_cache_dir
             jax.config.update("jax_compilation_cache_dir", cache)
@@ -137,6 +129,18 @@ class Ours:
         return lambda: enlarge(image, [self.stage], (side, side), sampler=name, steps=steps, aug_level=0.0)
 
 
+def _steps(step, create, given):
+    """A function that takes one step after the other from a first state."""
+    state = create()
+
+    def run():
+        nonlocal state
+        state, metrics = step(state, given)
+        jax.block_until_ready((state, metrics))
+
+    return run
+
+
 def cascade(nets, batch, name, steps):
     """Pictures of all stages one after the other, `steps` a number of each, as `cdm sample` has it."""
     chain, classes = Cascade([net.stage for net in nets]), np.arange(batch) % len(nets[0].stage.classes)
@@ -145,5 +149,4 @@ def cascade(nets, batch, name, steps):
 
 def ours_of(name):
     """Ours of a stage of configs/demo, by its name."""
-    path = pathlib.Path(__file__).parents[2] / "configs" / "demo" / f"{name}.py"
-    return Ours(configs.load(path), open_source(EMBEDDED).classes)
+    return Ours(configs.load(CONFIGS / "demo" / f"{name}.py"), open_source(EMBEDDED).classes)

@@ -8,6 +8,7 @@ import statistics
 import time
 
 import jax
+import jax.numpy as jnp
 
 TURN = 0.5  # seconds
 STAGES = ("base_32", "sr_64", "sr_128", "sr_256")
@@ -28,6 +29,18 @@ def _vectors():
     except OSError:
         return None
     return next((name for name in ("avx512f", "avx2", "avx") if name in flags), None)
+
+
+def ceilings(repeats, side, elements, dtype=jnp.float32, calls=1):
+    """{"matmul": FLOP/s of a product side x side in `dtype`, "copy": bytes/s of so many float32 read and written}, the
+    best; `calls` at a time without waiting hide what it takes to start one, on a device that has a queue."""
+    a, b = (jax.random.normal(key, (side, side), dtype) for key in jax.random.split(jax.random.key(0)))
+    big = jax.random.normal(jax.random.key(1), (elements,))
+    product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
+    found = measure({"matmul": lambda: jax.block_until_ready([product(a, b) for _ in range(calls)]),
+                     "copy": lambda: jax.block_until_ready([copy(big) for _ in range(calls)])}, repeats)
+    return {"matmul": calls * 2 * side**3 / found["matmul"]["least"],
+            "copy": calls * 2 * big.nbytes / found["copy"]["least"]}
 
 
 def measure(sides, repeats):
