@@ -15,8 +15,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
+from cdm import devices
 from cdm.diffusion import samplers
 from cdm.images import augment
 from cdm.images.files import new_folder, reading, write_json
@@ -69,15 +70,9 @@ def _sample(stage, kind, params, keys, labels, lowres, aug_level, guidance, inte
                            augment.normal(_fold(keys, START), shape), kind.previews)
 
 
-def sharding():
-    """Batches are split over all devices; everything else is everywhere."""
-    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("data",))
-    return NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
-
-
-def _arguments(stage, settings, seed, labels, counts, lowres, plan):
+def _arguments(mesh, stage, settings, seed, labels, counts, lowres, plan):
     """The arguments of a stage's program for one batch, placed on the devices."""
-    split, everywhere = sharding()
+    split, everywhere = devices.shardings(mesh)
     keys = image_keys(seed, stage.name, jnp.asarray(labels, jnp.uint32), jnp.asarray(counts, jnp.uint32))
     put = functools.partial(jax.device_put, device=split)
     guidance = np.float32(settings.guidance) if settings.guidance else None
@@ -88,9 +83,12 @@ def _arguments(stage, settings, seed, labels, counts, lowres, plan):
 
 
 @functools.lru_cache(maxsize=16)
-def _program(stage, kind):
+def _program(mesh, stage, kind):
     """The jitted program of a stage: one for all settings but for what a _Kind tells."""
-    return jax.jit(functools.partial(_sample, stage, kind))
+    every = PartitionSpec()
+    given = (every, devices.BATCH, devices.BATCH, devices.BATCH, every, every, every, every)
+    made = (devices.BATCH, PartitionSpec(None, "data")) if kind.previews else devices.BATCH
+    return devices.split(functools.partial(_sample, stage, kind), mesh, given, made)
 
 
 def _plan(stage, settings, following=None):
@@ -120,12 +118,13 @@ def sample_stage(stage, labels, seed=0, lowres=None, counts=None, **changes):
     of a part of more images, those of `count_labels`, else from 0; `changes` are those of `settings_of`."""
     settings = settings_of(stage, **changes)
     counts = count_labels(labels) if counts is None else counts
-    devices = len(jax.local_devices())
-    index = np.arange(-(-len(labels) // devices) * devices) % len(labels)  # padded to divide
+    mesh = devices.mesh(len(labels), stage.params)
+    index = np.arange(devices.padded(len(labels), mesh)) % len(labels)
     lowres = None if lowres is None else np.asarray(lowres, np.float32)[index]
-    arguments = _arguments(stage, settings, seed, np.asarray(labels)[index], counts[index], lowres,
+    arguments = _arguments(mesh, stage, settings, seed, np.asarray(labels)[index], counts[index], lowres,
                            _plan(stage, settings))
-    images = _program(stage, _kind(settings, None))((stage.params, None), *arguments)
+    params = jax.device_put((stage.params, None), devices.shardings(mesh)[1])
+    images = _program(mesh, stage, _kind(settings, None))(params, *arguments)
     return np.clip(images[: len(labels)], -1, 1)
 
 
@@ -142,9 +141,8 @@ class Cascade:
         self._programs = {}  # compiled
 
         @functools.cache
-        def on_devices(i):
-            guide = self.guides.get(self.stages[i].name)
-            return jax.device_put((self.stages[i].params, guide and guide.params), sharding()[1])
+        def on_devices(i, mesh):
+            return jax.device_put(self._params(i), devices.shardings(mesh)[1])
 
         self._on_devices = on_devices
         if not self.stages:
@@ -175,6 +173,11 @@ class Cascade:
     @property
     def classes(self):
         return self.stages[0].classes
+
+    def _params(self, i):
+        """(those of a stage, those of its guide or None)."""
+        guide = self.guides.get(self.stages[i].name)
+        return self.stages[i].params, guide and guide.params
 
     def index(self, name, argument="start_at"):
         """The place of the stage called `name` in the chain."""
@@ -224,9 +227,8 @@ class Cascade:
         if first and settings[first].hand_over == "truncated":
             raise ValueError(f"`hand_over` (=truncated) of {start_at} must be non_truncated: a run that starts there "
                              "has finished images to go on from")
-        devices = len(jax.local_devices())
-        if batch_size is not None and (batch_size < 1 or batch_size % devices):
-            raise ValueError(f"`batch_size` (={batch_size}) must be at least 1 and divisible by the {devices} devices")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"`batch_size` (={batch_size}) must be at least 1")
         # The last stage to run always finishes; the others may stop where the next one takes over.
         following = [*zip(self.stages, settings)][1 : last + 1] + [None]
         return first, last, {i: _plan(self.stages[i], settings[i], following[i]) for i in range(first, last + 1)}
@@ -241,23 +243,23 @@ class Cascade:
         `index`: [b, h, w, 3] in [-1, 1].
         """
         first, last, plans = self.check(settings, batch_size, start_at, stop_at)
-        if batch_size is None:
-            devices = len(jax.local_devices())
-            parts = -(-len(labels) // (8 * devices))  # of equal size, so that little is padded
-            batch_size = -(-len(labels) // (parts * devices)) * devices
         chosen = range(first, last + 1)
+        params = [self._params(i) for i in chosen]
+        batch_size = batch_size or devices.batch(len(labels), 8, params)
+        mesh = devices.mesh(batch_size, params)
+        size = devices.padded(batch_size, mesh)
 
         def arguments(i, labels, counts, lowres):
-            return _arguments(self.stages[i], settings[i], seed, labels, counts, lowres, plans[i])
+            return _arguments(mesh, self.stages[i], settings[i], seed, labels, counts, lowres, plans[i])
 
         def compile_stage(i):
             stage, kind = self.stages[i], _kind(settings[i], self.guides.get(self.stages[i].name), previews)
-            key = i, batch_size, bool(settings[i].guidance), bool(settings[i].interval), kind
+            key = i, mesh, size, bool(settings[i].guidance), bool(settings[i].interval), kind
             if key not in self._programs:
-                one = np.zeros(batch_size, np.int32)
-                low = np.zeros([batch_size, stage.lowres_size, stage.lowres_size, 3], np.float32) if i else None
-                params = self._on_devices(i)
-                program = _program(stage, kind).lower(params, *arguments(i, one, one, low)).compile()
+                one = np.zeros(size, np.int32)
+                low = np.zeros([size, stage.lowres_size, stage.lowres_size, 3], np.float32) if i else None
+                params = self._on_devices(i, mesh)
+                program = _program(mesh, stage, kind).lower(params, *arguments(i, one, one, low)).compile()
                 self._programs[key] = functools.partial(program, params)
             return self._programs[key]
 
@@ -266,7 +268,7 @@ class Cascade:
             try:
                 for begin in range(0, len(labels), batch_size):
                     part = slice(begin, min(begin + batch_size, len(labels)))
-                    index = np.minimum(np.arange(begin, begin + batch_size), len(labels) - 1)  # the last one padded
+                    index = np.minimum(np.arange(begin, begin + size), len(labels) - 1)  # padded
                     x = lowres(index) if first else None
                     images, shown = {}, {}
                     for i in chosen:

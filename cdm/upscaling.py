@@ -19,8 +19,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-from cdm.cascade import AUGMENT, START, STEPS, check_seed, sharding
+from cdm import devices
+from cdm.cascade import AUGMENT, START, STEPS, check_seed
 from cdm.describe import peak
 from cdm.diffusion import process, samplers
 from cdm.images import canvas
@@ -35,6 +37,7 @@ INCONSISTENT = {
              "its input must have",
     "pairs": "trained on pairs, whose low-res pictures are not the others made small, it makes pictures that do not "
              "shrink to its input"}
+TURNS = PartitionSpec(None, "data")  # windows [turns, windows at a time, ...], the latter split over the devices
 VERSIONS = 4  # that `fidelity` takes the mean of where only one is asked for
 _seconds = weakref.WeakKeyDictionary()  # that a window took of a stage, in the step that was quickest
 
@@ -158,17 +161,17 @@ def estimate(height, width, stages, size, *, samples=1, fidelity=0.0, **options)
 
 
 def _in_turn():
-    """Whether a program has its windows one after the other: on one CPU, which a window keeps busy. Several in one
-    program all the same, as the memory of its values is fresh at every call, and comes page by page."""
-    devices = jax.local_devices()
-    return len(devices) == 1 and devices[0].platform == "cpu"
+    """Whether a device has its windows one after the other: a CPU, which a window keeps busy. Several in one program
+    all the same, as the memory of its values is fresh at every call, and comes page by page."""
+    return devices.on_cpu()
 
 
 @functools.lru_cache(maxsize=16)
-def _denoiser(stage, threshold):
-    """The jitted program that denoises a batch of windows, of which `count` are asked for: (x0, fraction)."""
+def _denoiser(mesh, stage, threshold):
+    """The jitted program that denoises windows [turns, windows at a time, ...], of which so many `turns` are asked for:
+    (x0, fraction)."""
 
-    def denoise(params, x, lowres, count, label, aug_logsnr, logsnr, guidance, interval):
+    def denoise(params, x, lowres, turns, label, aug_logsnr, logsnr, guidance, interval):
 
         def look(x, lowres):
             each = functools.partial(jnp.full, x.shape[:1])
@@ -177,16 +180,17 @@ def _denoiser(stage, threshold):
             return x0, fraction
 
         def put(i, made):
-            one = look(*(jax.lax.dynamic_slice_in_dim(part, i, 1) for part in (x, lowres)))
-            return jax.tree.map(lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, i, 0), made, one)
+            one = look(x[i], lowres[i])
+            return jax.tree.map(lambda whole, part: whole.at[i].set(part), made, one)
 
-        if not _in_turn():
-            return look(x, lowres)
-        none = jax.tree.map(lambda made: jnp.zeros((len(x), *made.shape[1:]), made.dtype),
-                            jax.eval_shape(look, x[:1], lowres[:1]))
-        return jax.lax.fori_loop(0, count, put, none)
+        if len(x) == 1:
+            return jax.tree.map(lambda made: made[None], look(x[0], lowres[0]))
+        none = jax.tree.map(lambda made: jnp.zeros((len(x), *made.shape), made.dtype),
+                            jax.eval_shape(look, x[0], lowres[0]))
+        return jax.lax.fori_loop(0, turns, put, none)
 
-    return jax.jit(denoise)
+    every = PartitionSpec()
+    return devices.split(denoise, mesh, (every, TURNS, TURNS, *[every] * 6), TURNS)
 
 
 @jax.jit
@@ -200,16 +204,16 @@ def _step(plan, i, key, corners, x, x0, previous, fraction):
 
 
 class Batches:
-    """Batches of `size`, halved for good where the devices' memory does not hold them."""
+    """Batches of `size`, halved for good, to multiples of `least`, where the devices' memory does not hold them."""
 
-    def __init__(self, size):
-        self.size = size
+    def __init__(self, size, least=1):
+        self.size, self.least = size, least
 
     def __call__(self, run, items):
         """Iterate (some of the items [n, ...], what `run` makes of them, as NumPy arrays). The last batch is filled up
         with the last item, and what is made of the filling is of no account. Devices work on the next batch while the
         caller has one."""
-        first, least, begun = 0, len(jax.local_devices()), collections.deque()
+        first, least, begun = 0, self.least, collections.deque()
         while begun or first < len(items):
             try:
                 while len(begun) < 2 and first < len(items):
@@ -236,25 +240,25 @@ def _bytes(stage):
 
 
 def _batches(one, window_batch):
-    """The Batches of a pass. Unless told otherwise they are, on one CPU, eight windows, of 16 MB together at most; on
-    other devices what fits into half of the memory that is free, or a window each where they do not tell. Powers of two,
-    and on one CPU always the same, so that a few programs do for pictures of every size."""
-    devices = jax.local_devices()
-    if window_batch is None:
-        memory, room = devices[0].memory_stats(), 1
-        if _in_turn():
-            room = min(max(1, 2**24 // (4 * 3 * one.stage.size**2)), 8)
-        elif memory and "bytes_limit" in memory:
-            free = memory["bytes_limit"] - memory["bytes_in_use"]
-            room = min(max(1, free // 2 // (_bytes(one.stage) * (2 if one.settings.guidance else 1))), 64)
-        window_batch = len(devices) * 2 ** (room.bit_length() - 1)
-    elif window_batch < 1 or window_batch % len(devices):
-        raise ValueError(f"`window_batch` (={window_batch}) must be at least 1 and divisible by the {len(devices)} "
-                         "devices")
+    """(the devices of a pass, its Batches). Unless told otherwise these are, of each core or the whole of a CPU, eight
+    windows, of 16 MB together at most; of other devices what fits into half of the memory that is free, or a window
+    where they do not tell. Powers of two for each, and on a CPU always the same, so that a few programs do for pictures
+    of every size."""
+    if window_batch is not None and window_batch < 1:
+        raise ValueError(f"`window_batch` (={window_batch}) must be at least 1")
+    mesh = devices.mesh(min(one.windows, window_batch or one.windows), one.stage.params)
+    if window_batch is not None:
+        return mesh, Batches(devices.padded(window_batch, mesh), mesh.size)
+    memory, room = jax.local_devices()[0].memory_stats(), 1
     if _in_turn():
-        return Batches(window_batch)
-    wanted = -(-one.windows // len(devices))
-    return Batches(min(window_batch, len(devices) * 2 ** (wanted - 1).bit_length()))
+        room = min(max(1, 2**24 // (4 * 3 * one.stage.size**2)), 8)
+    elif memory and "bytes_limit" in memory:
+        free = memory["bytes_limit"] - memory["bytes_in_use"]
+        room = min(max(1, free // 2 // (_bytes(one.stage) * (2 if one.settings.guidance else 1))), 64)
+    each = 2 ** (room.bit_length() - 1)
+    if not _in_turn():
+        each = min(each, 2 ** (-(-one.windows // mesh.size) - 1).bit_length())
+    return mesh, Batches(each * mesh.size, mesh.size)
 
 
 def canvas_key(seed, stage, place, number):
@@ -265,11 +269,11 @@ def canvas_key(seed, stage, place, number):
     return key
 
 
-def _diffuse(one, batches, lowres, key, asked, progress):
+def _diffuse(one, mesh, batches, lowres, key, asked, progress):
     """One pass: from its canvas `lowres` to one of its size, in [-1, 1]. `asked` is the picture that every x0 has to
     shrink to, or None."""
     stage, settings, factor = one.stage, one.settings, one.factor
-    split, everywhere = sharding()
+    split, everywhere = NamedSharding(mesh, TURNS), NamedSharding(mesh, PartitionSpec())
     start_key, step_key, augment_key = (jax.random.fold_in(key, use) for use in (START, STEPS, AUGMENT))
     aug_logsnr = np.float32(stage.augment_schedule.logsnr(settings.aug_level))
     if settings.aug_level > 0:
@@ -278,7 +282,7 @@ def _diffuse(one, batches, lowres, key, asked, progress):
     guidance = np.float32(settings.guidance) if settings.guidance else None
     interval = np.float32(settings.interval) if settings.guidance and settings.interval else None
     table, params = jax.device_put((plan(stage, settings), stage.params), everywhere)
-    denoise = _denoiser(stage, settings.threshold)
+    denoise = _denoiser(mesh, stage, settings.threshold)
     down, across = (canvas.weights(begins * factor, stage.size, side, one.overlap * factor)
                     for begins, side in zip((one.rows, one.columns), one.size))
     windows = np.stack(np.unravel_index(np.arange(one.windows), (len(one.rows), len(one.columns))), axis=1)
@@ -291,8 +295,10 @@ def _diffuse(one, batches, lowres, key, asked, progress):
         def look(part):
             corners = np.stack([one.rows[part[:, 0]], one.columns[part[:, 1]]], axis=1)
             seen = canvas.cut(x, corners * factor, stage.size), canvas.cut(lowres, corners, stage.lowres_size)
-            count = np.int32(len(np.unique(part, axis=0)))  # the last batch is filled up
-            return denoise(params, *jax.device_put(seen, split), count, np.int32(one.label), aug_logsnr,
+            once = mesh.size if _in_turn() else len(part)
+            seen = (squares.reshape(-1, once, *squares.shape[1:]) for squares in seen)
+            turns = np.int32(-(-len(np.unique(part, axis=0)) // once))  # the last batch is filled up
+            return denoise(params, *jax.device_put(tuple(seen), split), turns, np.int32(one.label), aug_logsnr,
                            table.logsnr[i], guidance, interval)
 
         previous, x0 = x0, previous
@@ -304,8 +310,9 @@ def _diffuse(one, batches, lowres, key, asked, progress):
             for k, (row, column) in enumerate(part):
                 weight = down[row][:, None, None] * across[column][:, None]
                 top, left = one.rows[row] * factor, one.columns[column] * factor
-                for whole, square in zip(blended, squares):
-                    whole[top : top + stage.size, left : left + stage.size] += weight * square[k]
+                for whole, made in zip(blended, squares):
+                    square = made[divmod(k, made.shape[1])]
+                    whole[top : top + stage.size, left : left + stage.size] += weight * square
             progress(len(part))
         _seconds[stage] = min((time.perf_counter() - begin) / one.windows, _seconds.get(stage, np.inf))
         if asked is not None:
@@ -349,9 +356,9 @@ def enlarge(image, stages, size, *, steps=None, seed=0, aug_level=None, sampler=
 
     def version(number):
         x = seen
-        for place, (one, batch) in enumerate(zip(passes, batches)):
+        for place, (one, (mesh, batch)) in enumerate(zip(passes, batches)):
             key = canvas_key(seed, one.stage, place, number)
-            x = _diffuse(one, batch, x, key, seen if consistent else None, progress)
+            x = _diffuse(one, mesh, batch, x, key, seen if consistent else None, progress)
         scale = x.shape[0] // seen.shape[0]
         x = resize(x[top * scale : (top + height) * scale, left * scale : (left + width) * scale], size)
         if colour_lock:

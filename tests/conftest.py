@@ -22,7 +22,8 @@ from cdm.training import loop
 
 
 def pytest_configure(config):
-    """Warnings are errors; slow laws can be left out with -m "not slow"."""
+    """Warnings are errors; slow laws can be left out with -m "not slow". One device, whichever test comes first."""
+    jax.config.update("jax_num_cpu_devices", 1)
     config.addinivalue_line("markers", "slow: takes more than a quarter of a minute")
     config.addinivalue_line("filterwarnings", "error")
 

@@ -1,10 +1,7 @@
 """The runner: an image is its seed, label and count, whatever it is sampled with, and stages hand on as they should."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -364,29 +361,6 @@ def test_stages_must_chain_share_their_classes_and_have_names_of_their_own(casca
                           ([base, make_stage(tiny_sr, classes=("a", "b", "c"))], "classes")):
         assert re.search(words, error(Cascade, stages))
     assert "sr_64" in error(Cascade, [base, sr], {"sr_64": {}})
-
-
-FOUR_DEVICES = """
-import sys, numpy as np, jax, cdm
-assert len(jax.devices()) == 4
-cascade = cdm.load_cascade(sys.argv[1])
-np.save(sys.argv[2], cascade.sample(["food", "food", "animals", 2, 0], seed=7))
-try:
-    cascade.sample([0], batch_size=6)
-except ValueError as e:
-    print(e)
-"""
-
-
-@pytest.mark.slow
-def test_four_devices_give_the_pictures_of_one(cascade, tmp_path):
-    cascade.save(tmp_path / "cascade")
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    done = subprocess.run([sys.executable, "-c", FOUR_DEVICES, tmp_path / "cascade", tmp_path / "four.npy"], env=env,
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "`batch_size` (=6) must be at least 1 and divisible by the 4 devices" in done.stdout
-    assert_same_pictures(np.load(tmp_path / "four.npy"), cascade.sample([*LABELS, 0], seed=7))
 
 
 def test_stages_without_classes_sample_and_serve_below_and_above(cascade, make_stage, tmp_path):

@@ -81,6 +81,8 @@ def test_forms_are_chosen_by_shape():
 
     assert of((4, 24, 30, 64), 48) == [(16, 720, 48)]  # 16 products of 12 x 15 tiles of 4 pictures
     assert of((4, 8, 8, 64), 48) == [(4, 8, 8, 48)]  # products too small
+    with convolution.one_core():
+        assert of((4, 8, 8, 64), 48) == [(16, 64, 48)]  # for several cores
     assert of((2, 8, 8, 24), 3) == [(2, 8, 2, 12)]  # four pixels abreast
     assert of((2, 8, 8, 8), 16) == [(2, 8, 4, 32)]
     assert of((2, 8, 8, 32), 32) == [(2, 8, 8, 32)]

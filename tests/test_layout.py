@@ -14,7 +14,7 @@ FLOORS = {
     "training": 4, "evals": 4,
     "cascade": 3, "settings": 3, "upscaling": 3, "photo": 3, "photos": 3, "interop": 3, "samples": 3,
     "describe": 3, "starter": 3,
-    "stage": 2, "data": 2,
+    "stage": 2, "data": 2, "devices": 2,
     "diffusion": 1, "images": 1, "nn": 1, "config": 1,
 }
 # Within a floor: pixels know the process, networks know the resize, a folder of samples knows the runner, the runner

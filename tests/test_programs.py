@@ -9,6 +9,7 @@ import pytest
 from conftest import CLASSES, tiny
 
 from cdm import config as configs
+from cdm import devices
 from cdm.cascade import _arguments, _kind, _plan, _program
 from cdm.describe import describe
 from cdm.nn import convolution
@@ -50,10 +51,11 @@ def sampler_text(chip):
     stage.params = jax.eval_shape(stage.init)
     settings = settings_of(stage, guidance=2.0)
     label = np.zeros(BATCH, np.int32)
-    arguments = _arguments(stage, settings, 0, label, label, np.zeros((BATCH, 8, 8, 3), np.float32),
+    alone = devices.mesh()
+    arguments = _arguments(alone, stage, settings, 0, label, label, np.zeros((BATCH, 8, 8, 3), np.float32),
                            _plan(stage, settings))
     with convolution.plain():
-        return _program(stage, _kind(settings, None)).trace((stage.params, None), *arguments).lower(
+        return _program(alone, stage, _kind(settings, None)).trace((stage.params, None), *arguments).lower(
             lowering_platforms=(chip,)).as_text()
 
 

@@ -10,10 +10,10 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"cdm: {message}\n")
 
 
-def verb(verbs, name, run, help):
-    """The parser of a new verb, which calls `run`."""
+def verb(verbs, name, run, help, draws=False):
+    """The parser of a new verb, which calls `run`. One that `draws` pictures has each core as a device."""
     p = verbs.add_parser(name, help=help, description=help, allow_abbrev=False)
-    p.set_defaults(run=run)
+    p.set_defaults(run=run, draws=draws)
     return p
 
 

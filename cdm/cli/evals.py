@@ -155,7 +155,8 @@ def add(verbs):
                    help="lite0, rn50, inception, dinov2, dinov2_s, lpips_alex or lpips_vgg")
 
     p = verb(evals, "restoration", eval_restoration,
-             "PSNR, SSIM, LPIPS, consistency and colour drift of restored pictures, or of a super-resolution stage")
+             "PSNR, SSIM, LPIPS, consistency and colour drift of restored pictures, or of a super-resolution stage",
+             draws=True)
     p.add_argument("--images", metavar="FOLDER", help="restored pictures")
     p.add_argument("--reference", metavar="FOLDER", help="the real ones, by the same names")
     p.add_argument("--scale", type=positive, metavar="S", help="what they were enlarged by")
@@ -212,7 +213,7 @@ def add(verbs):
     _features(p)
 
     p = verb(evals, "cascade", eval_cascade, "report on a cascade: each stage with real input, with its predecessor's "
-             "output and in the whole chain, and the share of the final error that it adds")
+             "output and in the whole chain, and the share of the final error that it adds", draws=True)
     p.add_argument("--cascade", metavar="FOLDER", help="cascade folder (default: the one that comes with the package)")
     p.add_argument("--data", required=True, metavar="SOURCE", help=f"real pictures that enter: {source_help}")
     p.add_argument("--reference", metavar="SOURCE", help="real pictures to compare with (default: --data, "
@@ -224,7 +225,7 @@ def add(verbs):
     _features(p)
 
     p = verb(verbs, "tune", tune, "search guidance, steps, sampler and augmentation level of a cascade's stages, by "
-             "the distance of samples from real pictures, and write the best into its folder")
+             "the distance of samples from real pictures, and write the best into its folder", draws=True)
     p.add_argument("--cascade", required=True, metavar="FOLDER", help="cascade folder, whose settings are changed")
     p.add_argument("--data", required=True, metavar="SOURCE", help=f"real pictures to compare with: {source_help}")
     p.add_argument("--workdir", required=True, metavar="WORK", help="folder of samples and scores, new or to resume")

@@ -45,10 +45,11 @@ def demo(args):
 
 def add(verbs):
     """Add them to the parser."""
-    p = verb(verbs, "demo", demo, "sample an image of every class from the cascade that comes with the package")
+    p = verb(verbs, "demo", demo, "sample an image of every class from the cascade that comes with the package",
+             draws=True)
     p.add_argument("--out", default="cdm-demo", help="folder to write (default: cdm-demo)")
 
-    p = verb(verbs, "sample", sample, "sample images by class from a cascade, or from part of one")
+    p = verb(verbs, "sample", sample, "sample images by class from a cascade, or from part of one", draws=True)
     p.add_argument("--cascade", metavar="FOLDER",
                    help="cascade folder, or a base stage's (default: the cascade that comes with the package)")
     p.add_argument("--class", dest="classes", nargs="+", action="extend", metavar="CLASS", help="names or indices")

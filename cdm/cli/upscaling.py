@@ -59,7 +59,8 @@ def upscale(args):
 
 def add(verbs):
     """Add it to the parser."""
-    p = verb(verbs, "upscale", upscale, "enlarge pictures with super-resolution stages; their detail is invented")
+    p = verb(verbs, "upscale", upscale, "enlarge pictures with super-resolution stages; their detail is invented",
+             draws=True)
     p.add_argument("inputs", nargs="+", metavar="IN", help="pictures, folders of them, or globs")
     p.add_argument("--out", required=True, metavar="DIR", help="folder to write, or to go on writing")
     p.add_argument("--stage", action="append", metavar="FOLDER",

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
 
+from cdm import devices
 from cdm.data.pipeline import batches
 from cdm.data.reading import read_square
 from cdm.data.threads import in_order
@@ -33,12 +33,6 @@ ROWS, CHECKPOINTS = 100, 20  # of a run
 WARMUP = 0.05  # of a run
 MOMENTUM = 0.9
 ASPECT = 4 / 3  # of a crop: from 1 / ASPECT to ASPECT, evenly in the logarithm
-
-
-def sharding():
-    """(batches split over the local devices, everything else everywhere)."""
-    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("data",))
-    return NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
 
 
 def random_crops(images, keys, area):
@@ -104,7 +98,7 @@ def step(network, config, state, batch):
 def train(source, config, run, asked=lambda: False):
     """The trained state (`params`, `statistics`) of a classifier of `source`, from the newest checkpoint in the folder
     `run`. Raises Stopped, everything saved, once asked() says so."""
-    split, everywhere = sharding()
+    split, everywhere = devices.shardings(devices.mesh())
     batch_size, total = config.train.batch_size, config.train.images // config.train.batch_size * config.train.batch_size
     if batch_size % len(split.mesh.devices):
         raise ValueError(f"`batch_size` (={batch_size}) must be divisible by the {len(split.mesh.devices)} devices")
@@ -153,7 +147,7 @@ def train(source, config, run, asked=lambda: False):
 def test(state, source, config):
     """(predicted [N], rank [N]) of every image of `source`: the class with the largest logit, and how many classes have
     a larger one than the right class."""
-    split, everywhere = sharding()
+    split, everywhere = devices.shardings(devices.mesh())
     network, batch_size = resnet.build(config.network, len(source.classes), config.dtype), config.train.batch_size
     variables = jax.device_put({name: state[name] for name in ("params", "statistics")}, everywhere)
 

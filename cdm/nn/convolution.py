@@ -25,13 +25,19 @@ _FRAME = ((0, 0), (1, 1), (1, 1), (0, 0))
 _LIMIT = 2**24
 # Multiplications in each of Winograd's products: below it they are too short to be shared by several cores.
 _ENOUGH = 2**21
-# Part of the key of jit's cache: a program traced as other devices have it is not taken for the CPU's.
+# Parts of the key of jit's cache: a program traced as other devices have it is not taken for the CPU's.
 _plain_alone = jax.make_user_context(False)
+_one_core = jax.make_user_context(False)
 
 
 def plain():
     """A context in which networks are traced as they are for every device but a CPU: what FLOPs are counted of."""
     return _plain_alone(True)
+
+
+def one_core(true=True):
+    """A context in which programs are traced of which a CPU gives each a single core."""
+    return _one_core(true)
 
 
 def backend():
@@ -84,7 +90,8 @@ def _winograd_pays(shape, channels):
     batch, height, width, inputs = shape
     pixels = batch * height * width
     return (min(inputs, channels) >= 48 and height % 2 == width % 2 == 0
-            and pixels // 4 * inputs * channels >= _ENOUGH and _bytes(_WINOGRAD, pixels, (inputs, channels)) <= _LIMIT)
+            and (_one_core.value or pixels // 4 * inputs * channels >= _ENOUGH)
+            and _bytes(_WINOGRAD, pixels, (inputs, channels)) <= _LIMIT)
 
 
 def _bytes(t, pixels, channels):

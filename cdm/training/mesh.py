@@ -18,10 +18,10 @@ LINE = 2**10  # bytes of an error that processes tell each other
 
 
 class Partition:
-    """How a state lies on the devices: `everywhere` and `spread` (over the batch) are shardings."""
+    """How a state lies on the devices, all unless told: `everywhere` and `spread` (over the batch) are shardings."""
 
-    def __init__(self, config):
-        devices, fsdp = jax.devices(), config.mesh.fsdp
+    def __init__(self, config, devices=None):
+        devices, fsdp = devices or jax.devices(), config.mesh.fsdp
         data = len(devices) // fsdp if config.mesh.data == -1 else config.mesh.data
         if data * fsdp != len(devices):
             raise ValueError(f"`mesh.data` (={config.mesh.data}) times `mesh.fsdp` (={fsdp}) must be the "

@@ -20,6 +20,7 @@ import pathlib
 
 import numpy as np
 
+from cdm import devices
 from cdm.images.files import write_json
 from experiments.speed import ours as us
 from experiments.speed import theirs as them
@@ -102,6 +103,7 @@ def main():
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
+    devices.of_cores()  # as commands that draw have them
     kinds, cases = (("eager",), QUICK) if args.quick else (("eager", "compile"), args.cases)
     told, found = {**about(), "repeats": args.repeats, "theirs": list(kinds)}, []
     if args.out.exists():

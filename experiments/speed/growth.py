@@ -25,6 +25,7 @@ import time
 
 import numpy as np
 
+from cdm import devices
 from cdm.images.files import write_json
 from experiments.speed.ours import ours_of
 from experiments.speed.theirs import Theirs
@@ -94,6 +95,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
+    devices.of_cores()  # as commands that draw have them
     result = {**about(), "repeats": args.repeats, "ceilings": ceilings(3 * args.repeats, 2048, 2**26),
               "command": latency(args.repeats), "sweeps": [], "steps": {}}
     for stage, what, values, case in SWEEPS:

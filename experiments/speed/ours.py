@@ -11,6 +11,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from cdm import config as configs
+from cdm import devices
 from cdm.cascade import Cascade, sample_stage
 from cdm.data.sources import EMBEDDED, open_source
 from cdm.describe import program
@@ -54,18 +55,22 @@ class Ours:
         return noise((batch, side, side, 3)), label, lowres
 
     def forward(self, batch, side=None):
-        """One call of the network as a denoiser, at the stage's size unless another is said."""
-        x, label, lowres = jax.device_put(self._inputs(batch, side))
-        level = jax.device_put(np.zeros(batch, np.float32))
-        run = jax.jit(self.stage.predict)
-        return lambda: jax.block_until_ready(
-            run(self.stage.params, x, level, label, lowres, None if lowres is None else level))
+        """One call of the network as a denoiser, at the stage's size unless another is said, on the devices that a
+        sampler has."""
+        x, label, lowres = self._inputs(batch, side)
+        level = np.zeros(batch, np.float32)
+        over = devices.mesh(batch, self.stage.params)
+        split, everywhere = devices.shardings(over)
+        params = jax.device_put(self.stage.params, everywhere)
+        given = jax.device_put((x, level, label, lowres, None if lowres is None else level), split)
+        run = devices.split(self.stage.predict, over, (everywhere.spec, *[split.spec] * 5), split.spec)
+        return lambda: jax.block_until_ready(run(params, *given))
 
     def _step(self, batch):
         """(the training step, jitted as `cdm train` does; what makes its first state; a batch)."""
         with self.stage.config.unlocked():
             self.stage.config.train.batch_size = batch
-        partition = mesh.Partition(self.stage.config)
+        partition = mesh.Partition(self.stage.config, jax.devices()[:1])  # as `cdm train` has a CPU
         create = functools.partial(states.create, self.stage)
         shardings = partition.shardings(jax.eval_shape(create))  # of every state, or step two compiles anew
         step = jax.jit(functools.partial(states.step, self.stage, partition, None), donate_argnums=0,

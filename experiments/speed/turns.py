@@ -19,6 +19,7 @@ def about():
     torch = [found.version for found in importlib.metadata.distributions(name="torch")]
     return {"jax": jax.__version__, "torch": torch[0] if torch else None, "machine": platform.machine(),
             "cores": os.cpu_count(), "vectors": _vectors(), "device": jax.devices()[0].device_kind,
+            "devices": len(jax.devices()),
             "xla_flags": os.environ["XLA_FLAGS"], "glibc_tunables": os.environ.get("GLIBC_TUNABLES")}
 
 

@@ -1,0 +1,119 @@
+"""The devices of a batch: how many, and that nothing depends on them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cdm.cli import parser
+from cdm.devices import GAIN, ROOM
+from cdm.upscaling import enlarge
+
+
+def run(script, *arguments, **env):
+    """What a script prints, in a process of its own, as JSON."""
+    env = {**{name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}, **env}
+    done = subprocess.run([sys.executable, "-c", script, *map(str, arguments)], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+MESHES = """
+import json, numpy as np
+from cdm import devices
+params = {"kernel": np.empty(devices.ROOM // 3, np.uint8)}
+counts = range(1, 60)
+print(json.dumps([[devices.mesh(n).size for n in counts], [devices.batch(n, 8) for n in counts],
+                  devices.mesh(48, params).size, devices.mesh().size]))
+"""
+
+
+def test_a_batch_is_on_the_devices_that_have_done_with_it_first():
+    sizes, batches, with_copies, every = run(MESHES, JAX_NUM_CPU_DEVICES="6")
+
+    def seconds(n, devices):  # where a picture takes one alone
+        return np.ceil(n / devices) * devices / (GAIN if devices > 1 else 1)
+
+    for n, size in enumerate(sizes, start=1):
+        assert size in (1, 2, 4, 6) and seconds(n, size) == min(seconds(n, other) for other in (1, 2, 4, 6))
+    assert sizes[:8] == [1, 2, 1, 4, 1, 6, 1, 4]
+    assert with_copies == 2 and ROOM == 2**30  # for a third there is room, but it is not a power of two
+    assert every == 6
+    for n, batch in enumerate(batches, start=1):
+        assert batch <= 9 and batch <= n
+        taken = {b: np.ceil(n / b) * seconds(b, sizes[b - 1]) for b in range(min(5, n), min(9, n) + 1)}
+        assert taken[batch] == min(taken.values())
+    assert batches[5] == 6 and batches[8] == 9 and batches[11] == 6
+
+
+CORES = """
+import jax, sys
+from cdm import devices
+if sys.argv[1] == "used":
+    jax.devices()
+devices.of_cores()
+print(len(jax.devices()))
+"""
+
+
+def test_cores_are_devices_unless_the_user_said_or_did_otherwise():
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert run(CORES, "fresh") == cores
+    assert run(CORES, "used") == 1
+    assert run(CORES, "fresh", JAX_NUM_CPU_DEVICES="1") == 1
+    assert run(CORES, "fresh", XLA_FLAGS="--xla_force_host_platform_device_count=3") == 3
+
+
+def test_commands_that_draw_have_cores_as_devices_and_training_has_not():
+    def draws(line):
+        return parser().parse_args(line.split()).draws
+
+    assert all(draws(line) for line in ("demo", "sample --out a", "upscale a --out b --scale 2", "tune --cascade a --data b --workdir c",
+                                       "eval cascade --cascade a --data b --out c"))
+    assert not any(draws(line) for line in ("train --config a --workdir b", "describe --config a"))
+
+
+PICTURES = """
+import json, re, sys, jax, numpy as np, cdm
+from cdm import cascade as runner, upscaling
+assert len(jax.devices()) == 4
+cascade = cdm.load_cascade(sys.argv[1])
+labels, image = [0, 1, 2, 0, 0, 1, 2, 2], np.load(sys.argv[2] + "/image.npy")
+meshes, splits = set(), []
+program = runner._program
+runner._program = lambda mesh, *kind: meshes.add(mesh.size) or program(mesh, *kind)
+for batch in (8, 6, 3):  # of four devices, of two with two pictures too many, of one
+    splits.append(cascade.sample(labels, seed=7, batch_size=batch))
+parts = list(cascade.run(np.array(labels), runner.count_labels(labels), 7, cascade.settings(), previews=2))
+ways = np.concatenate([ways["sr_16"] for _, _, ways in parts])
+alone = runner.sample_stage(cascade.stages[0], labels, seed=7)
+larger = [upscaling.enlarge(image, cascade.stages[1:2], (42, 40), window_batch=n).image for n in (None, 1, 3, 16)]
+np.savez(sys.argv[2] + "/made.npz", *splits, ways=ways, alone=alone, larger=larger)
+compiled = [made.func.as_text() for made in cascade._programs.values()]
+print(json.dumps([sorted(meshes), [re.findall("all-(?:gather|reduce|to-all)|collective-permute", text)
+                                   for text in compiled]]))
+"""
+
+
+@pytest.mark.slow
+def test_several_devices_give_the_pictures_of_one_and_tell_each_other_nothing(cascade, tmp_path):
+    from cdm.cascade import count_labels, sample_stage
+
+    cascade.save(tmp_path / "cascade")
+    image = np.random.default_rng(0).uniform(-1, 1, (21, 20, 3)).astype(np.float32)
+    np.save(tmp_path / "image.npy", image)
+    meshes, talk = run(PICTURES, tmp_path / "cascade", tmp_path, JAX_NUM_CPU_DEVICES="4")
+    assert meshes == [1, 2, 4] and len(talk) >= 3 and not any(talk)
+    made = np.load(tmp_path / "made.npz")
+    labels = [0, 1, 2, 0, 0, 1, 2, 2]
+    one = cascade.sample(labels, seed=7)
+    for i in range(3):
+        assert np.mean(np.abs(made[f"arr_{i}"].astype(int) - one) <= 1) >= 0.999
+    parts = list(cascade.run(np.array(labels), count_labels(labels), 7, cascade.settings(), previews=2))
+    np.testing.assert_allclose(made["ways"], np.concatenate([ways["sr_16"] for *_, ways in parts]), atol=1e-3)
+    np.testing.assert_allclose(made["alone"], sample_stage(cascade.stages[0], labels, seed=7), atol=1e-3)
+    for larger in made["larger"]:
+        np.testing.assert_allclose(larger, enlarge(image, cascade.stages[1:2], (42, 40)).image, atol=1e-3)
