@@ -12,10 +12,9 @@ import os
 
 # Read when a backend starts. On the CPU XLA's own convolution and matrix product are faster than the kernels that they
 # are fused into by default, which make little of a second core (docs/speed.md). What the user says of it stays.
-_FUSION = "--xla_cpu_experimental_ynn_fusion_type"
-if _FUSION not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = (
-        f"{os.environ.get('XLA_FLAGS', '')} {_FUSION}=-individual_convolution,-individual_dot".strip())
+FUSION = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution,-individual_dot"
+if FUSION.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FUSION}".strip()
 
 __version__ = "0.1.0"
 _PUBLIC = {"Stage": "cdm.stage", "load_stage": "cdm.stage", "Cascade": "cdm.cascade", "load_cascade": "cdm.cascade",

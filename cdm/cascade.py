@@ -26,6 +26,7 @@ from cdm.settings import OPTIONS, SEQUENCES, plan, settings_of
 from cdm.stage import Stage, load_stage
 
 SCHEMA_VERSION = 1
+PIXELS = 2**14  # that a core has at a time (docs/speed.md)
 START, STEPS, AUGMENT = range(3)  # the folds of an image's key
 
 
@@ -85,10 +86,14 @@ def _arguments(mesh, stage, settings, seed, labels, counts, lowres, plan):
 @functools.lru_cache(maxsize=16)
 def _program(mesh, stage, kind):
     """The jitted program of a stage: one for all settings but for what a _Kind tells."""
-    every = PartitionSpec()
-    given = (every, devices.BATCH, devices.BATCH, devices.BATCH, every, every, every, every)
+    given = (devices.EVERYWHERE, *[devices.BATCH] * 3, *[devices.EVERYWHERE] * 4)
     made = (devices.BATCH, PartitionSpec(None, "data")) if kind.previews else devices.BATCH
-    return devices.split(functools.partial(_sample, stage, kind), mesh, given, made)
+    return devices.split(functools.partial(_sample, stage, kind), mesh, given, made, turn(stage))
+
+
+def turn(stage):
+    """How many pictures of a stage a core has at a time: what is computed of more does not stay in its cache."""
+    return max(1, PIXELS // stage.size**2)
 
 
 def _plan(stage, settings, following=None):
@@ -236,7 +241,8 @@ class Cascade:
     def run(self, labels, counts, seed, settings, batch_size=None, start_at=None, stop_at=None, lowres=None,
             previews=0):
         """Iterate the batches: (slice of the images, {stage name: [b, size, size, 3] float32 in [-1, 1]}, the same
-        of `previews`, a number K: {stage name: [b, K, size, size, 3]}, x0 as it was predicted on the way, or {}).
+        of `previews`, a number K: {stage name: [b, K, size, size, 3]}, x0 as it was predicted on the way, or {}). Their
+        size, if None, is eight times the devices, or about eight on a CPU.
 
         Each stage is one compiled program; while one samples, the next is compiled in another thread. A state that is
         handed on truncated is given as it is, noisy. `lowres(index)` reads the input of `start_at` for the images
@@ -244,9 +250,9 @@ class Cascade:
         """
         first, last, plans = self.check(settings, batch_size, start_at, stop_at)
         chosen = range(first, last + 1)
-        params = [self._params(i) for i in chosen]
-        batch_size = batch_size or devices.batch(len(labels), 8, params)
-        mesh = devices.mesh(batch_size, params)
+        every = [self._params(i) for i in chosen]
+        batch_size = batch_size or devices.batch(len(labels), 8, every)
+        mesh = devices.mesh(batch_size, every)
         size = devices.padded(batch_size, mesh)
 
         def arguments(i, labels, counts, lowres):
@@ -268,7 +274,7 @@ class Cascade:
             try:
                 for begin in range(0, len(labels), batch_size):
                     part = slice(begin, min(begin + batch_size, len(labels)))
-                    index = np.minimum(np.arange(begin, begin + size), len(labels) - 1)  # padded
+                    index = np.minimum(np.arange(begin, begin + size), part.stop - 1)  # the last one padded
                     x = lowres(index) if first else None
                     images, shown = {}, {}
                     for i in chosen:

@@ -1,9 +1,9 @@
 """The devices that a batch is split over.
 
 To JAX a CPU is one device, whose cores share every operation and wait for each other at its end. As a device each, a
-core has whole pictures to itself, and keeps what it has of them in its own cache (docs/speed.md). JAX makes such
-devices only before its first use, and training is better off with one: so commands that draw ask for them, and a
-program of one's own does by `jax.config.update("jax_num_cpu_devices", cores)` before anything else of JAX.
+core has pictures of its own, and what it has of them in its own cache (docs/speed.md). JAX makes such devices only
+before its first use, and training is better off with one: so commands that draw ask for them, and a program of one's
+own does by `jax.config.update("jax_num_cpu_devices", cores)` before anything else of JAX.
 """
 
 import os
@@ -12,54 +12,58 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+import cdm
 from cdm.nn import convolution
 
-BATCH = PartitionSpec("data")
-GAIN = 1.1  # of cores that have pictures each, over cores that share them: at least that (docs/speed.md)
+BATCH, EVERYWHERE = PartitionSpec("data"), PartitionSpec()
+GAIN = 1.15  # of pictures that a core has for itself over those that all cores share, or more (docs/speed.md)
 ROOM = 2**30  # bytes of a CPU's memory that copies of parameters may take
-# The kernel that a convolution is fused into by default, which has one core alone and does more with it than XLA's own.
-# This sets the whole list: without dots, as `import cdm` has it.
+# The kernel that a convolution is fused into by default: it makes little of a second core, and of one more than XLA's
+# own does. This sets the whole list: without dots, as `import cdm` has it.
 _ONE_CORE = {"xla_cpu_experimental_ynn_fusion_type":
              "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"}
+
+
+def cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def of_cores():
     """Make each core a device, unless JAX has its devices already or the user said how many a CPU has."""
     said = jax.config.jax_num_cpu_devices >= 0 or "xla_force_host_platform_device_count" in os.environ["XLA_FLAGS"]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if not said:
         try:
-            jax.config.update("jax_num_cpu_devices", cores)
+            jax.config.update("jax_num_cpu_devices", cores())
         except RuntimeError:
             pass  # in use, with what devices there are
 
 
 def mesh(count=None, params=None):
-    """The local devices, along "data". Of a CPU's, for `count` items, those that have done first with as many each: all
-    or a power of two, for whose copies of a tree of parameters there is room."""
+    """The local devices, along "data". Of a CPU's, for `count` items, all where they have done with them before one
+    has that all cores work for, and where there is room for their copies of a tree of parameters."""
     devices = jax.local_devices()
     if count and on_cpu():
-        copies = ROOM // max(1, sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
-        numbers = {n for n in (len(devices), *(2**i for i in range(len(devices).bit_length()))) if n <= max(copies, 1)}
-        devices = devices[: min(numbers, key=lambda n: (_cost(count, n), -n))]
+        copies = len(devices) * sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+        if copies > ROOM or -(-count // len(devices)) * len(devices) > GAIN * count:
+            devices = devices[:1]
     return jax.sharding.Mesh(np.array(devices), ("data",))
 
 
-def _cost(count, devices):
-    """Of `count` items on so many of a CPU's devices, in items that the whole CPU has one after the other."""
-    return -(-count // devices) * devices / (GAIN if devices > 1 else 1)
-
-
 def batch(count, each, params=None):
-    """The size of the batches that `count` items are sampled in, `each` or so a device at most. A CPU gains nothing by
-    more than its cores, and has the size that it has done with first."""
+    """The size of the batches that `count` items are sampled in: at most `each` times the devices; of a CPU, which
+    gains nothing by more, about `each` in all, by the size that they are done with first."""
     devices = len(jax.local_devices())
     if not on_cpu():
         parts = -(-count // (each * devices))  # of equal size, so that little is padded
         return -(-count // parts)
-    most = max(each + each // 8, devices)
-    return min(range(min(most // 2 + 1, count), min(most, count) + 1),
-               key=lambda size: (-(-count // size) * _cost(size, mesh(size, params).size), -size))
+
+    def time(size):
+        over = mesh(size, params)
+        return -(-count // size) * padded(size, over) / (GAIN if over.size > 1 else 1)
+
+    most = each + each // 8
+    return min(range(min(most // 2 + 1, count), min(most, count) + 1), key=lambda size: (time(size), -size))
 
 
 def on_cpu():
@@ -67,9 +71,9 @@ def on_cpu():
     return jax.local_devices()[0].platform == "cpu"
 
 
-def shardings(mesh):
-    """(of what is split along its first axis, of what is everywhere)."""
-    return NamedSharding(mesh, BATCH), NamedSharding(mesh, PartitionSpec())
+def shardings(mesh, batch=BATCH):
+    """(of what is split, along its first axis unless told; of what is everywhere)."""
+    return NamedSharding(mesh, batch), NamedSharding(mesh, EVERYWHERE)
 
 
 def padded(count, mesh):
@@ -77,18 +81,46 @@ def padded(count, mesh):
     return -(-count // mesh.size) * mesh.size
 
 
-def split(function, mesh, given, made):
+def split(function, mesh, given, made, turn=None):
     """`function` jitted to run on every device of the mesh with its own part of the arguments, which are split, as the
-    results are, by the PartitionSpecs `given` and `made`."""
+    results are, by the PartitionSpecs `given` and `made`. A core has at most `turn` items of a BATCH at a time."""
     if mesh.size == 1:
         return jax.jit(function)
-    cores = mesh.devices.flat[0].platform == "cpu"
+    each = jax.shard_map(function, mesh=mesh, in_specs=given, out_specs=made, check_vma=False)
+    if mesh.devices.flat[0].platform != "cpu" or mesh.size < cores():
+        return jax.jit(each)
 
     def alone(*arguments):
-        with convolution.one_core(cores):
+        with convolution.one_core():
+            return _in_turns(function, given, made, turn)(*arguments) if turn else function(*arguments)
+
+    each = jax.shard_map(alone, mesh=mesh, in_specs=given, out_specs=made, check_vma=False)
+    # What the user said of fusions holds for all programs.
+    return jax.jit(each, compiler_options=_ONE_CORE if cdm.FUSION in os.environ["XLA_FLAGS"] else None)
+
+
+def _in_turns(function, given, made, most):
+    """`function` of the items of a BATCH, at most so many at a time, one turn after the other: what is computed of them
+    stays in the cache."""
+    axes = jax.tree.map(lambda spec: tuple(spec).index("data"), made)
+
+    def run(*arguments):
+        mine = [i for i, spec in enumerate(given) if spec == BATCH and arguments[i] is not None]
+        count = len(arguments[mine[0]])
+        turn = max(n for n in range(1, min(most, count) + 1) if count % n == 0)
+        if turn == count:
             return function(*arguments)
 
-    # What the user said of the fusions for all programs is not ours.
-    ours = cores and "=-individual_convolution,-individual_dot" in os.environ["XLA_FLAGS"]
-    return jax.jit(jax.shard_map(alone, mesh=mesh, in_specs=given, out_specs=made, check_vma=False),
-                   compiler_options=_ONE_CORE if ours else None)
+        def one(parts):
+            return function(*(parts.get(i, argument) for i, argument in enumerate(arguments)))
+
+        parts = {i: arguments[i].reshape(-1, turn, *arguments[i].shape[1:]) for i in mine}
+        return jax.tree.map(_joined, jax.lax.map(one, parts), axes)
+
+    return run
+
+
+def _joined(turns, axis):
+    """[turns, ..., items of a turn, ...] as [..., items, ...]."""
+    moved = jax.numpy.moveaxis(turns, 0, axis)
+    return moved.reshape(*moved.shape[:axis], -1, *moved.shape[axis + 2 :])

@@ -188,11 +188,14 @@ def _write(outcome, found, out, stages, asked, overwrite, options):
     if not jobs:
         return
     used = {one["stage"] for job in jobs for one in job.cost["passes"]}
-    for stage in (stage for stage in stages if stage.name in used):  # a window, twice: its time without compiling
-        window = np.zeros((stage.lowres_size, stage.lowres_size, 3), np.float32)
+    # A window for every device, twice: its time without compiling.
+    count = min(len(jax.local_devices()), max(one["windows"] for job in jobs for one in job.cost["passes"]))
+    for stage in (stage for stage in stages if stage.name in used):
+        low, high = stage.lowres_size, stage.size
+        windows = np.zeros((low, low + (count - 1) * (low - low // 4), 3), np.float32)
         label = options.get("label") if stage.classes else None
         try:
-            enlarge(window, [stage], (stage.size, stage.size), steps=2, label=label)
+            enlarge(windows, [stage], (high, windows.shape[1] * high // low), steps=2, label=label)
         except jax.errors.JaxRuntimeError as e:
             raise ValueError(f"`stages` (={stage.name}) must fit into the device's memory with one window: {e}") from e
     costs = [_cost(job, stages, options) for job in jobs]

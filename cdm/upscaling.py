@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from cdm import devices
 from cdm.cascade import AUGMENT, START, STEPS, check_seed
@@ -161,8 +161,8 @@ def estimate(height, width, stages, size, *, samples=1, fidelity=0.0, **options)
 
 
 def _in_turn():
-    """Whether a device has its windows one after the other: a CPU, which a window keeps busy. Several in one program
-    all the same, as the memory of its values is fresh at every call, and comes page by page."""
+    """Whether a device has its windows one after the other: a core or a whole CPU, which a window keeps busy. Several in
+    one program all the same, as the memory of its values is fresh at every call, and comes page by page."""
     return devices.on_cpu()
 
 
@@ -181,7 +181,7 @@ def _denoiser(mesh, stage, threshold):
 
         def put(i, made):
             one = look(x[i], lowres[i])
-            return jax.tree.map(lambda whole, part: whole.at[i].set(part), made, one)
+            return jax.tree.map(lambda whole, part: jax.lax.dynamic_update_index_in_dim(whole, part, i, 0), made, one)
 
         if len(x) == 1:
             return jax.tree.map(lambda made: made[None], look(x[0], lowres[0]))
@@ -189,8 +189,8 @@ def _denoiser(mesh, stage, threshold):
                             jax.eval_shape(look, x[0], lowres[0]))
         return jax.lax.fori_loop(0, turns, put, none)
 
-    every = PartitionSpec()
-    return devices.split(denoise, mesh, (every, TURNS, TURNS, *[every] * 6), TURNS)
+    given = (devices.EVERYWHERE, TURNS, TURNS, *[devices.EVERYWHERE] * 6)
+    return devices.split(denoise, mesh, given, TURNS)
 
 
 @jax.jit
@@ -240,22 +240,22 @@ def _bytes(stage):
 
 
 def _batches(one, window_batch):
-    """(the devices of a pass, its Batches). Unless told otherwise these are, of each core or the whole of a CPU, eight
-    windows, of 16 MB together at most; of other devices what fits into half of the memory that is free, or a window
-    where they do not tell. Powers of two for each, and on a CPU always the same, so that a few programs do for pictures
-    of every size."""
+    """(the devices of a pass, its Batches). Unless told otherwise these are, on a CPU, eight windows a device, of 16 MB
+    together at most, whatever the picture's size, so that two programs do for all; on other devices what fits into half
+    of the memory that is free, or a window each where they do not tell, in powers of two."""
     if window_batch is not None and window_batch < 1:
         raise ValueError(f"`window_batch` (={window_batch}) must be at least 1")
     mesh = devices.mesh(min(one.windows, window_batch or one.windows), one.stage.params)
     if window_batch is not None:
-        return mesh, Batches(devices.padded(window_batch, mesh), mesh.size)
-    memory, room = jax.local_devices()[0].memory_stats(), 1
-    if _in_turn():
-        room = min(max(1, 2**24 // (4 * 3 * one.stage.size**2)), 8)
-    elif memory and "bytes_limit" in memory:
-        free = memory["bytes_limit"] - memory["bytes_in_use"]
-        room = min(max(1, free // 2 // (_bytes(one.stage) * (2 if one.settings.guidance else 1))), 64)
-    each = 2 ** (room.bit_length() - 1)
+        each = -(-window_batch // mesh.size)
+    elif _in_turn():
+        each = min(max(1, 2**24 // (4 * 3 * one.stage.size**2 * mesh.size)), 8)
+    else:
+        memory, each = jax.local_devices()[0].memory_stats(), 1
+        if memory and "bytes_limit" in memory:
+            free = memory["bytes_limit"] - memory["bytes_in_use"]
+            each = min(max(1, free // 2 // (_bytes(one.stage) * (2 if one.settings.guidance else 1))), 64)
+        each = 2 ** (each.bit_length() - 1)
     if not _in_turn():
         each = min(each, 2 ** (-(-one.windows // mesh.size) - 1).bit_length())
     return mesh, Batches(each * mesh.size, mesh.size)
@@ -273,7 +273,7 @@ def _diffuse(one, mesh, batches, lowres, key, asked, progress):
     """One pass: from its canvas `lowres` to one of its size, in [-1, 1]. `asked` is the picture that every x0 has to
     shrink to, or None."""
     stage, settings, factor = one.stage, one.settings, one.factor
-    split, everywhere = NamedSharding(mesh, TURNS), NamedSharding(mesh, PartitionSpec())
+    split, everywhere = devices.shardings(mesh, TURNS)
     start_key, step_key, augment_key = (jax.random.fold_in(key, use) for use in (START, STEPS, AUGMENT))
     aug_logsnr = np.float32(stage.augment_schedule.logsnr(settings.aug_level))
     if settings.aug_level > 0:
@@ -281,7 +281,7 @@ def _diffuse(one, mesh, batches, lowres, key, asked, progress):
         lowres = alpha * lowres + sigma * canvas.noise(augment_key, *lowres.shape[:2])
     guidance = np.float32(settings.guidance) if settings.guidance else None
     interval = np.float32(settings.interval) if settings.guidance and settings.interval else None
-    table, params = jax.device_put((plan(stage, settings), stage.params), everywhere)
+    table, params = jax.device_put(plan(stage, settings)), jax.device_put(stage.params, everywhere)
     denoise = _denoiser(mesh, stage, settings.threshold)
     down, across = (canvas.weights(begins * factor, stage.size, side, one.overlap * factor)
                     for begins, side in zip((one.rows, one.columns), one.size))

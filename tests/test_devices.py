@@ -8,14 +8,17 @@ import sys
 import numpy as np
 import pytest
 
+from cdm.cascade import count_labels, sample_stage
 from cdm.cli import parser
 from cdm.devices import GAIN, ROOM
 from cdm.upscaling import enlarge
 
 
 def run(script, *arguments, **env):
-    """What a script prints, in a process of its own, as JSON."""
-    env = {**{name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}, **env}
+    """What a script prints, in a process of its own that has a CPU, as JSON."""
+    flags = " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag)
+    env = {**{name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}, "XLA_FLAGS": flags,
+           "JAX_PLATFORMS": "cpu", **env}
     done = subprocess.run([sys.executable, "-c", script, *map(str, arguments)], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -31,20 +34,20 @@ print(json.dumps([[devices.mesh(n).size for n in counts], [devices.batch(n, 8) f
 """
 
 
-def test_a_batch_is_on_the_devices_that_have_done_with_it_first():
+def test_a_batch_is_on_all_devices_where_they_have_done_with_it_first():
     sizes, batches, with_copies, every = run(MESHES, JAX_NUM_CPU_DEVICES="6")
 
-    def seconds(n, devices):  # where a picture takes one alone
+    def time(n, devices):  # in that of an item on the whole CPU
         return np.ceil(n / devices) * devices / (GAIN if devices > 1 else 1)
 
     for n, size in enumerate(sizes, start=1):
-        assert size in (1, 2, 4, 6) and seconds(n, size) == min(seconds(n, other) for other in (1, 2, 4, 6))
-    assert sizes[:8] == [1, 2, 1, 4, 1, 6, 1, 4]
-    assert with_copies == 2 and ROOM == 2**30  # for a third there is room, but it is not a power of two
+        assert size in (1, 6) and time(n, size) == min(time(n, other) for other in (1, 6))
+    assert sizes[:6] == [1, 1, 1, 1, 1, 6]
+    assert with_copies == 1 and ROOM == 2**30  # there is no room for six copies
     assert every == 6
     for n, batch in enumerate(batches, start=1):
         assert batch <= 9 and batch <= n
-        taken = {b: np.ceil(n / b) * seconds(b, sizes[b - 1]) for b in range(min(5, n), min(9, n) + 1)}
+        taken = {b: np.ceil(n / b) * time(b, sizes[b - 1]) for b in range(min(5, n), min(9, n) + 1)}
         assert taken[batch] == min(taken.values())
     assert batches[5] == 6 and batches[8] == 9 and batches[11] == 6
 
@@ -71,27 +74,31 @@ def test_commands_that_draw_have_cores_as_devices_and_training_has_not():
     def draws(line):
         return parser().parse_args(line.split()).draws
 
-    assert all(draws(line) for line in ("demo", "sample --out a", "upscale a --out b --scale 2", "tune --cascade a --data b --workdir c",
-                                       "eval cascade --cascade a --data b --out c"))
+    assert all(map(draws, ("demo", "sample --out a", "upscale a --out b --scale 2", "eval cascade --data b --out c",
+                           "tune --cascade a --data b --workdir c", "eval restoration --data a --out b")))
     assert not any(draws(line) for line in ("train --config a --workdir b", "describe --config a"))
 
 
 PICTURES = """
-import json, re, sys, jax, numpy as np, cdm
-from cdm import cascade as runner, upscaling
-assert len(jax.devices()) == 4
+import json, os, re, sys, jax, numpy as np, cdm
+from cdm import cascade as runner, devices, upscaling
+if sys.argv[3] == "a core each":
+    devices.cores = lambda: len(jax.devices())
+runner.PIXELS = 16 * 16 * 2  # turns: of the last stage a picture, of the one before two
 cascade = cdm.load_cascade(sys.argv[1])
 labels, image = [0, 1, 2, 0, 0, 1, 2, 2], np.load(sys.argv[2] + "/image.npy")
-meshes, splits = set(), []
+meshes, made = set(), {}
 program = runner._program
 runner._program = lambda mesh, *kind: meshes.add(mesh.size) or program(mesh, *kind)
-for batch in (8, 6, 3):  # of four devices, of two with two pictures too many, of one
-    splits.append(cascade.sample(labels, seed=7, batch_size=batch))
-parts = list(cascade.run(np.array(labels), runner.count_labels(labels), 7, cascade.settings(), previews=2))
-ways = np.concatenate([ways["sr_16"] for _, _, ways in parts])
-alone = runner.sample_stage(cascade.stages[0], labels, seed=7)
-larger = [upscaling.enlarge(image, cascade.stages[1:2], (42, 40), window_batch=n).image for n in (None, 1, 3, 16)]
-np.savez(sys.argv[2] + "/made.npz", *splits, ways=ways, alone=alone, larger=larger)
+for batch in (8, 7, 4, 3):  # of four devices, with a picture too many, in part, and of one device
+    made[f"split {batch}"] = cascade.sample(labels, seed=7, batch_size=batch)
+parts = list(cascade.run(np.array(labels), runner.count_labels(labels), 7, cascade.settings(guidance=2.0), previews=2))
+made["ways"] = np.concatenate([ways["sr_16"] for *_, ways in parts])
+made["alone"] = runner.sample_stage(cascade.stages[0], labels, seed=7)
+for n in (None, 1, 3, 16):
+    made[f"larger {n}"] = upscaling.enlarge(image, cascade.stages[1:2], (42, 40), window_batch=n, label="food",
+                                            guidance=1.0).image
+np.savez(sys.argv[2] + "/made.npz", **made)
 compiled = [made.func.as_text() for made in cascade._programs.values()]
 print(json.dumps([sorted(meshes), [re.findall("all-(?:gather|reduce|to-all)|collective-permute", text)
                                    for text in compiled]]))
@@ -99,21 +106,21 @@ print(json.dumps([sorted(meshes), [re.findall("all-(?:gather|reduce|to-all)|coll
 
 
 @pytest.mark.slow
-def test_several_devices_give_the_pictures_of_one_and_tell_each_other_nothing(cascade, tmp_path):
-    from cdm.cascade import count_labels, sample_stage
-
+@pytest.mark.parametrize("which", ["a core each", "of fewer"])
+def test_several_devices_give_the_pictures_of_one_and_tell_each_other_nothing(cascade, tmp_path, which):
     cascade.save(tmp_path / "cascade")
     image = np.random.default_rng(0).uniform(-1, 1, (21, 20, 3)).astype(np.float32)
     np.save(tmp_path / "image.npy", image)
-    meshes, talk = run(PICTURES, tmp_path / "cascade", tmp_path, JAX_NUM_CPU_DEVICES="4")
-    assert meshes == [1, 2, 4] and len(talk) >= 3 and not any(talk)
+    meshes, talk = run(PICTURES, tmp_path / "cascade", tmp_path, which, JAX_NUM_CPU_DEVICES="4")
+    assert meshes == [1, 4] and len(talk) >= 6 and not any(talk)
     made = np.load(tmp_path / "made.npz")
     labels = [0, 1, 2, 0, 0, 1, 2, 2]
     one = cascade.sample(labels, seed=7)
-    for i in range(3):
-        assert np.mean(np.abs(made[f"arr_{i}"].astype(int) - one) <= 1) >= 0.999
-    parts = list(cascade.run(np.array(labels), count_labels(labels), 7, cascade.settings(), previews=2))
+    for batch in (8, 7, 4, 3):
+        assert np.mean(np.abs(made[f"split {batch}"].astype(int) - one) <= 1) >= 0.999
+    parts = list(cascade.run(np.array(labels), count_labels(labels), 7, cascade.settings(guidance=2.0), previews=2))
     np.testing.assert_allclose(made["ways"], np.concatenate([ways["sr_16"] for *_, ways in parts]), atol=1e-3)
     np.testing.assert_allclose(made["alone"], sample_stage(cascade.stages[0], labels, seed=7), atol=1e-3)
-    for larger in made["larger"]:
-        np.testing.assert_allclose(larger, enlarge(image, cascade.stages[1:2], (42, 40)).image, atol=1e-3)
+    larger = enlarge(image, cascade.stages[1:2], (42, 40), label="food", guidance=1.0).image
+    for n in (None, 1, 3, 16):
+        np.testing.assert_allclose(made[f"larger {n}"], larger, atol=1e-3)

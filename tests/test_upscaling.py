@@ -107,7 +107,7 @@ def test_no_picture_depends_on_how_windows_lie_where_they_agree(silent):
 def test_no_picture_depends_on_the_batch_of_windows(sr_stage, monkeypatch):
     image, told = picture(20, 13), []
     pictures = []
-    for in_turn in (True, False):  # as on one CPU, and as on other devices
+    for in_turn in (True, False):  # as on a CPU, and as on other devices
         monkeypatch.setattr(upscaling, "_in_turn", lambda: in_turn)
         upscaling._denoiser.cache_clear()
         for batch in (1, 2, 16):
@@ -246,6 +246,9 @@ def test_batches_are_halved_where_memory_does_not_hold_them():
 
     with pytest.raises(jax.errors.JaxRuntimeError):
         list(Batches(4)(fail, np.arange(3)))
+    batches, sizes = Batches(12, 3), []  # of three devices
+    list(batches(run, np.arange(4)))
+    assert sizes == [12, 6, 3, 3] and batches.size == 3
 
     def later(part):  # two batches at a time are too much
         if len(part) > 2 and part[0]:

@@ -56,11 +56,11 @@ def main(argv=None):
     elif args_left:
         parser().error(f"unrecognized arguments: {' '.join(args_left)}")
     _start()
-    if args.draws:
-        from cdm import devices
-
-        devices.of_cores()
     try:
+        if args.draws:
+            from cdm import devices
+
+            devices.of_cores()
         return args.run(args) or 0
     except (ValueError, OSError) as e:
         print(f"cdm: {' '.join(str(e).split())}", file=sys.stderr)

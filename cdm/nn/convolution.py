@@ -25,7 +25,8 @@ _FRAME = ((0, 0), (1, 1), (1, 1), (0, 0))
 _LIMIT = 2**24
 # Multiplications in each of Winograd's products: below it they are too short to be shared by several cores.
 _ENOUGH = 2**21
-# Parts of the key of jit's cache: a program traced as other devices have it is not taken for the CPU's.
+# Parts of the key of jit's cache: a program traced as other devices have it is not taken for the CPU's, nor one for a
+# single core for that of all.
 _plain_alone = jax.make_user_context(False)
 _one_core = jax.make_user_context(False)
 
@@ -35,9 +36,9 @@ def plain():
     return _plain_alone(True)
 
 
-def one_core(true=True):
-    """A context in which programs are traced of which a CPU gives each a single core."""
-    return _one_core(true)
+def one_core():
+    """A context in which programs are traced that a CPU gives a core each."""
+    return _one_core(True)
 
 
 def backend():

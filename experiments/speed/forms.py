@@ -10,8 +10,8 @@ All that is compared takes turns, as in `experiments.speed`; seconds are the lea
    bfloat16, and its gradients; the same of a picture enlarged to twice its size; and the gradient of a kernel alone, by
    XLA, by nine matrix products of shifted pictures, and by one of patches. Shapes are those that the demo's networks
    are trained on, the ends of networks, and large pictures.
-2. options: the demo's training steps and denoiser calls (16 pictures) in processes of their own that differ by
-   XLA_FLAGS and GLIBC_TUNABLES.
+2. options: the demo's training steps, denoiser calls (16 pictures) and samplers (4 pictures, 20 steps of dpmpp_2m) in
+   processes of their own that differ by XLA_FLAGS, JAX_NUM_CPU_DEVICES and GLIBC_TUNABLES.
 """
 
 import argparse
@@ -34,12 +34,14 @@ from experiments.speed.turns import STAGES, about, measure
 # Batch, side, channels, channels of a convolution's output.
 SHAPES = ((16, 32, 32, 32), (16, 16, 64, 64), (16, 8, 128, 128), (4, 8, 128, 128), (1, 8, 128, 128), (8, 32, 48, 48),
           (8, 32, 24, 24), (8, 64, 16, 16), (1, 256, 64, 64), (1, 256, 16, 16), (16, 32, 32, 3), (8, 64, 6, 24))
-# XLA_FLAGS, to which `import cdm` adds its own option where they do not say it, and GLIBC_TUNABLES.
+# XLA_FLAGS, to which `import cdm` adds its own option where they do not say it; devices; and GLIBC_TUNABLES.
 _FUSION, _PAGES = "--xla_cpu_experimental_ynn_fusion_type=", "glibc.malloc.hugetlb="
-OPTIONS = {"as cdm has it": ("", f"{_PAGES}1"),
-           "XLA's own default": (f"{_FUSION}+individual_convolution", f"{_PAGES}1"),
-           "without individual_convolution": (f"{_FUSION}-individual_convolution", f"{_PAGES}1"),
-           "small pages": ("", f"{_PAGES}0")}
+OPTIONS = {"as cdm draws": ("", os.cpu_count(), f"{_PAGES}1"),
+           "and XLA's own convolution": (f"{_FUSION}-individual_dot,-individual_convolution", os.cpu_count(),
+                                         f"{_PAGES}1"),
+           "as cdm trains": ("", 1, f"{_PAGES}1"),
+           "and XLA's own default": (f"{_FUSION}+individual_convolution", 1, f"{_PAGES}1"),
+           "and small pages": ("", 1, f"{_PAGES}0")}
 
 
 def at_once(x):
@@ -136,7 +138,9 @@ def work():
         stage, what = line.split()
         if (stage, what) not in ready:
             net = ours_of(stage)
-            ready[stage, what] = net.train(net.stage.config.train.batch_size) if what == "train" else net.forward(16)
+            start = {"train": lambda net: net.train(net.stage.config.train.batch_size, jax.devices()),
+                     "forward": lambda net: net.forward(16), "sampler": lambda net: net.sampler(4, "dpmpp_2m", 20)}
+            ready[stage, what] = start[what](net)
         ready[stage, what]()
         print("done", flush=True)
 
@@ -145,8 +149,9 @@ def options(repeats):
     """{stage: {case: {options: seconds}}}."""
     started = {name: subprocess.Popen(
         [sys.executable, "-m", "experiments.speed.forms", "--work"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True, env={**os.environ, "XLA_FLAGS": flags, "GLIBC_TUNABLES": tunables})
-        for name, (flags, tunables) in OPTIONS.items()}
+        text=True, env={**os.environ, "XLA_FLAGS": flags, "JAX_NUM_CPU_DEVICES": str(count),
+                        "GLIBC_TUNABLES": tunables})
+        for name, (flags, count, tunables) in OPTIONS.items()}
 
     def ask(process, case):
         print(case, file=process.stdin, flush=True)
@@ -156,7 +161,7 @@ def options(repeats):
     found = {}
     for stage in STAGES:
         found[stage] = {}
-        for what in ("train", "forward"):
+        for what in ("train", "forward", "sampler"):
             times = measure({name: lambda process=process: ask(process, f"{stage} {what}")
                              for name, process in started.items()}, repeats)
             found[stage][what] = {name: of["least"] for name, of in times.items()}

@@ -12,7 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from cdm import config as configs
 from cdm import devices
-from cdm.cascade import Cascade, sample_stage
+from cdm.cascade import Cascade, sample_stage, turn
 from cdm.data.sources import EMBEDDED, open_source
 from cdm.describe import program
 from cdm.stage import Stage
@@ -63,14 +63,16 @@ class Ours:
         split, everywhere = devices.shardings(over)
         params = jax.device_put(self.stage.params, everywhere)
         given = jax.device_put((x, level, label, lowres, None if lowres is None else level), split)
-        run = devices.split(self.stage.predict, over, (everywhere.spec, *[split.spec] * 5), split.spec)
+        run = devices.split(self.stage.predict, over, (everywhere.spec, *[split.spec] * 5), split.spec,
+                            turn(self.stage))
         return lambda: jax.block_until_ready(run(params, *given))
 
-    def _step(self, batch):
-        """(the training step, jitted as `cdm train` does; what makes its first state; a batch)."""
+    def _step(self, batch, over=None):
+        """(the training step, jitted as `cdm train` does, on one device unless told; what makes its first state; a
+        batch)."""
         with self.stage.config.unlocked():
             self.stage.config.train.batch_size = batch
-        partition = mesh.Partition(self.stage.config, jax.devices()[:1])  # as `cdm train` has a CPU
+        partition = mesh.Partition(self.stage.config, over or jax.devices()[:1])
         create = functools.partial(states.create, self.stage)
         shardings = partition.shardings(jax.eval_shape(create))  # of every state, or step two compiles anew
         step = jax.jit(functools.partial(states.step, self.stage, partition, None), donate_argnums=0,
@@ -86,9 +88,9 @@ class Ours:
         step, create, given = self._step(batch)
         return functools.partial(_steps, step.lower(create.eval_shape(), given).compile(), create, given)
 
-    def train(self, batch):
+    def train(self, batch, over=None):
         """A training step: forward, backward, clipping, Adam, the average."""
-        return _steps(*self._step(batch))
+        return _steps(*self._step(batch, over))
 
     def host_seconds(self, batch, repeats):
         """Until a training step has been handed over, with nothing before it to wait for: the median."""
