@@ -10,8 +10,8 @@ Importing this package starts no backend; the heavy parts load on first use.
 import importlib
 import os
 
-# Read when a backend starts. On the CPU XLA's own convolution and matrix product are faster than the kernels that they
-# are fused into by default, which make little of a second core (docs/speed.md). What the user says of it stays.
+# Read when a backend starts. On several cores XLA's own convolution and matrix product are faster than the kernels that
+# they are fused into by default, which make little of a second one (docs/speed.md). What the user says of it stays.
 FUSION = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution,-individual_dot"
 if FUSION.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FUSION}".strip()

@@ -9,6 +9,7 @@ own does by `jax.config.update("jax_num_cpu_devices", cores)` before anything el
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -115,12 +116,16 @@ def _in_turns(function, given, made, most):
             return function(*(parts.get(i, argument) for i, argument in enumerate(arguments)))
 
         parts = {i: arguments[i].reshape(-1, turn, *arguments[i].shape[1:]) for i in mine}
-        return jax.tree.map(_joined, jax.lax.map(one, parts), axes)
+        return jax.tree.map(_joined, axes, jax.lax.map(one, parts))
 
     return run
 
 
-def _joined(turns, axis):
-    """[turns, ..., items of a turn, ...] as [..., items, ...]."""
-    moved = jax.numpy.moveaxis(turns, 0, axis)
-    return moved.reshape(*moved.shape[:axis], -1, *moved.shape[axis + 2 :])
+def _joined(axis, tree):
+    """Each array [turns, ..., items of a turn at `axis` + 1, ...] of a tree with all items there."""
+
+    def joined(turns):
+        moved = jnp.moveaxis(turns, 0, axis)
+        return moved.reshape(*moved.shape[:axis], -1, *moved.shape[axis + 2 :])
+
+    return jax.tree.map(joined, tree)

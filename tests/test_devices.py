@@ -10,7 +10,7 @@ import pytest
 
 from cdm.cascade import count_labels, sample_stage
 from cdm.cli import parser
-from cdm.devices import GAIN, ROOM
+from cdm.devices import GAIN, ROOM, cores
 from cdm.upscaling import enlarge
 
 
@@ -63,20 +63,30 @@ print(len(jax.devices()))
 
 
 def test_cores_are_devices_unless_the_user_said_or_did_otherwise():
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    assert run(CORES, "fresh") == cores
+    assert run(CORES, "fresh") == cores()
     assert run(CORES, "used") == 1
     assert run(CORES, "fresh", JAX_NUM_CPU_DEVICES="1") == 1
     assert run(CORES, "fresh", XLA_FLAGS="--xla_force_host_platform_device_count=3") == 3
 
 
-def test_commands_that_draw_have_cores_as_devices_and_training_has_not():
+MAIN = """
+import sys, jax
+from cdm.cli import main
+assert main(sys.argv[1:]) == 2
+print(len(jax.devices()))
+"""
+
+
+def test_commands_that_draw_have_cores_as_devices_and_training_has_not(tmp_path):
     def draws(line):
         return parser().parse_args(line.split()).draws
 
     assert all(map(draws, ("demo", "sample --out a", "upscale a --out b --scale 2", "eval cascade --data b --out c",
                            "tune --cascade a --data b --workdir c", "eval restoration --data a --out b")))
-    assert not any(draws(line) for line in ("train --config a --workdir b", "describe --config a"))
+    assert not any(map(draws, ("train --config a --workdir b", "describe --config a")))
+    # Until they find that there is nothing to read.
+    assert run(MAIN, *"sample --cascade nothing --class 0 --out".split(), tmp_path / "a") == cores()
+    assert run(MAIN, *"train --config nothing.py --workdir".split(), tmp_path / "b") == 1
 
 
 PICTURES = """
