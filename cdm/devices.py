@@ -2,8 +2,7 @@
 
 To JAX a CPU is one device, whose cores share every operation and wait for each other at its end. As a device each, a
 core has pictures of its own, and what it has of them in its own cache (docs/speed.md). JAX makes such devices only
-before its first use, and training is better off with one: so commands that draw ask for them, and a program of one's
-own does by `jax.config.update("jax_num_cpu_devices", cores)` before anything else of JAX.
+before its first use, and training is better off with one: so commands that draw ask for them.
 """
 
 import os
@@ -52,8 +51,8 @@ def mesh(count=None, params=None):
 
 
 def batch(count, each, params=None):
-    """The size of the batches that `count` items are sampled in: at most `each` times the devices; of a CPU, which
-    gains nothing by more, about `each` in all, by the size that they are done with first."""
+    """The size of the batches that `count` items are sampled in: at most `each` times the devices; of a CPU, whose
+    memory they share, about `each` in all, by the size that they are done with first."""
     devices = len(jax.local_devices())
     if not on_cpu():
         parts = -(-count // (each * devices))  # of equal size, so that little is padded
@@ -72,32 +71,33 @@ def on_cpu():
     return jax.local_devices()[0].platform == "cpu"
 
 
-def shardings(mesh, batch=BATCH):
-    """(of what is split, along its first axis unless told; of what is everywhere)."""
-    return NamedSharding(mesh, batch), NamedSharding(mesh, EVERYWHERE)
+def shardings(over, batch=BATCH):
+    """Of a mesh: (of what is split, along its first axis unless told; of what is everywhere)."""
+    return NamedSharding(over, batch), NamedSharding(over, EVERYWHERE)
 
 
-def padded(count, mesh):
-    """The size of a batch of `count` where each device has as many."""
-    return -(-count // mesh.size) * mesh.size
+def padded(count, over):
+    """The size of a batch of `count` where each device of a mesh has as many."""
+    return -(-count // over.size) * over.size
 
 
-def split(function, mesh, given, made, turn=None):
-    """`function` jitted to run on every device of the mesh with its own part of the arguments, which are split, as the
-    results are, by the PartitionSpecs `given` and `made`. A core has at most `turn` items of a BATCH at a time."""
-    if mesh.size == 1:
+def split(function, over, given, made, turn=None):
+    """`function` jitted to run on every device of a mesh with its own part of the arguments, which are split, as the
+    results are, by the PartitionSpecs `given` and `made`. Each of several cores has at most `turn` items of a BATCH at
+    a time."""
+    if over.size == 1:
         return jax.jit(function)
-    each = jax.shard_map(function, mesh=mesh, in_specs=given, out_specs=made, check_vma=False)
-    if mesh.devices.flat[0].platform != "cpu" or mesh.size < cores():
-        return jax.jit(each)
 
-    def alone(*arguments):
+    def on_a_core(*arguments):
         with convolution.one_core():
             return _in_turns(function, given, made, turn)(*arguments) if turn else function(*arguments)
 
-    each = jax.shard_map(alone, mesh=mesh, in_specs=given, out_specs=made, check_vma=False)
-    # What the user said of fusions holds for all programs.
-    return jax.jit(each, compiler_options=_ONE_CORE if cdm.FUSION in os.environ["XLA_FLAGS"] else None)
+    body, options = function, None
+    if over.devices.flat[0].platform == "cpu" and over.size >= cores():
+        # What the user said of fusions holds for all programs.
+        body, options = on_a_core, _ONE_CORE if cdm.FUSION in os.environ["XLA_FLAGS"] else None
+    return jax.jit(jax.shard_map(body, mesh=over, in_specs=given, out_specs=made, check_vma=False),
+                   compiler_options=options)
 
 
 def _in_turns(function, given, made, most):

@@ -28,6 +28,7 @@ import numpy as np
 from tqdm import tqdm
 
 import cdm
+from cdm import devices
 from cdm.cascade import check_seed
 from cdm.data.decode import SUFFIXES
 from cdm.images import dicom
@@ -188,11 +189,12 @@ def _write(outcome, found, out, stages, asked, overwrite, options):
     if not jobs:
         return
     used = {one["stage"] for job in jobs for one in job.cost["passes"]}
-    # A window for every device, twice: its time without compiling.
-    count = min(len(jax.local_devices()), max(one["windows"] for job in jobs for one in job.cost["passes"]))
     for stage in (stage for stage in stages if stage.name in used):
-        low, high = stage.lowres_size, stage.size
-        windows = np.zeros((low, low + (count - 1) * (low - low // 4), 3), np.float32)
+        # A row of windows, one a device where pictures have as many, twice: their time without compiling.
+        most = max(one["windows"] for job in jobs for one in job.cost["passes"] if one["stage"] == stage.name)
+        low, high, count = stage.lowres_size, stage.size, min(most, devices.mesh(most, stage.params).size)
+        step = low - min(max(1, round(0.25 * low)), low - 1)
+        windows = np.zeros((low, low + (count - 1) * step, 3), np.float32)
         label = options.get("label") if stage.classes else None
         try:
             enlarge(windows, [stage], (high, windows.shape[1] * high // low), steps=2, label=label)

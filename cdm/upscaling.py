@@ -161,8 +161,8 @@ def estimate(height, width, stages, size, *, samples=1, fidelity=0.0, **options)
 
 
 def _in_turn():
-    """Whether a device has its windows one after the other: a core or a whole CPU, which a window keeps busy. Several in
-    one program all the same, as the memory of its values is fresh at every call, and comes page by page."""
+    """Whether a device has its windows one after the other: a core or a whole CPU, which a window keeps busy. Several
+    in one program all the same, as the memory of its values is fresh at every call, and comes page by page."""
     return devices.on_cpu()
 
 
@@ -241,8 +241,8 @@ def _bytes(stage):
 
 def _batches(one, window_batch):
     """(the devices of a pass, its Batches). Unless told otherwise these are, on a CPU, eight windows a device, of 16 MB
-    together at most, whatever the picture's size, so that two programs do for all; on other devices what fits into half
-    of the memory that is free, or a window each where they do not tell, in powers of two."""
+    together at most or one each, whatever the picture's size, so that two programs do for all; on other devices what
+    fits into half of the memory that is free, or a window each where they do not tell, in powers of two."""
     if window_batch is not None and window_batch < 1:
         raise ValueError(f"`window_batch` (={window_batch}) must be at least 1")
     mesh = devices.mesh(min(one.windows, window_batch or one.windows), one.stage.params)
@@ -338,8 +338,9 @@ def enlarge(image, stages, size, *, steps=None, seed=0, aug_level=None, sampler=
     regressions all are the same).
     consistent: the image shrinks to the input, by projecting every x0 and, in [-1, 1], the end. colour_lock: its slow
     changes are the input's.
-    window_batch: windows in a program, as the devices have room for if None; it changes no picture. overlap: what
-    neighbouring windows share at least, of a window. progress(n) is told whenever n windows have been denoised.
+    window_batch: windows in a program, as many for each device, or as they have room for if None; it changes no
+    picture. overlap: what neighbouring windows share at least, of a window. progress(n) is told whenever n windows have
+    been denoised.
     """
     image = np.asarray(image, np.float32)
     if image.ndim != 3 or image.shape[-1] != 3 or not np.all(np.isfinite(image)):

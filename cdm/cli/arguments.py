@@ -11,7 +11,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def verb(verbs, name, run, help, draws=False):
-    """The parser of a new verb, which calls `run`. One that `draws` pictures has each core as a device."""
+    """The parser of a new verb, which calls `run`. One that `draws` pictures has each core of a CPU as a device."""
     p = verbs.add_parser(name, help=help, description=help, allow_abbrev=False)
     p.set_defaults(run=run, draws=draws)
     return p

@@ -86,8 +86,8 @@ def _abreast(x, kernel, count):
 
 
 def _winograd_pays(shape, channels):
-    """For x of this shape and so many channels of output: each of the 16 products needs to be of some size, and the
-    transformed input, four times the input, has to stay in the cache."""
+    """For x of this shape and so many channels of output: each of the 16 products needs to be of some size where
+    several cores share it, and the transformed input, four times the input, has to stay in the cache."""
     batch, height, width, inputs = shape
     pixels = batch * height * width
     return (min(inputs, channels) >= 48 and height % 2 == width % 2 == 0

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cdm import devices
 from cdm.images.files import write_json
 from cdm.nn import convolution
 from cdm.nn.layers import GroupNorm, groups_of
@@ -34,10 +35,11 @@ from experiments.speed.turns import STAGES, about, measure
 # Batch, side, channels, channels of a convolution's output.
 SHAPES = ((16, 32, 32, 32), (16, 16, 64, 64), (16, 8, 128, 128), (4, 8, 128, 128), (1, 8, 128, 128), (8, 32, 48, 48),
           (8, 32, 24, 24), (8, 64, 16, 16), (1, 256, 64, 64), (1, 256, 16, 16), (16, 32, 32, 3), (8, 64, 6, 24))
-# XLA_FLAGS, to which `import cdm` adds its own option where they do not say it; devices; and GLIBC_TUNABLES.
+# XLA_FLAGS, to which `import cdm` adds its own option where they do not say it, and cdm.devices another where they say
+# what `import cdm` does, not the same in another order; devices; and GLIBC_TUNABLES.
 _FUSION, _PAGES = "--xla_cpu_experimental_ynn_fusion_type=", "glibc.malloc.hugetlb="
-OPTIONS = {"as cdm draws": ("", os.cpu_count(), f"{_PAGES}1"),
-           "and XLA's own convolution": (f"{_FUSION}-individual_dot,-individual_convolution", os.cpu_count(),
+OPTIONS = {"as cdm draws": ("", devices.cores(), f"{_PAGES}1"),
+           "and XLA's own convolution": (f"{_FUSION}-individual_dot,-individual_convolution", devices.cores(),
                                          f"{_PAGES}1"),
            "as cdm trains": ("", 1, f"{_PAGES}1"),
            "and XLA's own default": (f"{_FUSION}+individual_convolution", 1, f"{_PAGES}1"),
@@ -138,7 +140,8 @@ def work():
         stage, what = line.split()
         if (stage, what) not in ready:
             net = ours_of(stage)
-            start = {"train": lambda net: net.train(net.stage.config.train.batch_size, jax.devices()),
+            size, count = net.stage.config.train.batch_size, len(jax.devices())
+            start = {"train": lambda net: net.train(size, jax.devices()[: 1 if size % count else count]),
                      "forward": lambda net: net.forward(16), "sampler": lambda net: net.sampler(4, "dpmpp_2m", 20)}
             ready[stage, what] = start[what](net)
         ready[stage, what]()
