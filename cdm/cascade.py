@@ -15,7 +15,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 
 from cdm import devices
 from cdm.diffusion import samplers
@@ -87,7 +86,7 @@ def _arguments(mesh, stage, settings, seed, labels, counts, lowres, plan):
 def _program(mesh, stage, kind):
     """The jitted program of a stage: one for all settings but for what a _Kind tells."""
     given = (devices.EVERYWHERE, *[devices.BATCH] * 3, *[devices.EVERYWHERE] * 4)
-    made = (devices.BATCH, PartitionSpec(None, "data")) if kind.previews else devices.BATCH
+    made = (devices.BATCH, devices.SECOND) if kind.previews else devices.BATCH
     return devices.split(functools.partial(_sample, stage, kind), mesh, given, made, turn(stage))
 
 

@@ -15,7 +15,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 import cdm
 from cdm.nn import convolution
 
-BATCH, EVERYWHERE = PartitionSpec("data"), PartitionSpec()
+# Split along the first axis, or the second; not split.
+BATCH, SECOND, EVERYWHERE = PartitionSpec("data"), PartitionSpec(None, "data"), PartitionSpec()
 GAIN = 1.15  # of pictures that a core has for itself over those that all cores share, or more (docs/speed.md)
 ROOM = 2**30  # bytes of a CPU's memory that copies of parameters may take
 # The kernel that a convolution is fused into by default: it makes little of a second core, and of one more than XLA's
@@ -42,12 +43,13 @@ def of_cores():
 def mesh(count=None, params=None):
     """The local devices, along "data". Of a CPU's, for `count` items, all where they have done with them before one
     has that all cores work for, and where there is room for their copies of a tree of parameters."""
-    devices = jax.local_devices()
+    devices = np.array(jax.local_devices())
+    every = jax.sharding.Mesh(devices, ("data",))
     if count and on_cpu():
-        copies = len(devices) * sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-        if copies > ROOM or -(-count // len(devices)) * len(devices) > GAIN * count:
-            devices = devices[:1]
-    return jax.sharding.Mesh(np.array(devices), ("data",))
+        copies = every.size * sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+        if copies > ROOM or padded(count, every) > GAIN * count:
+            return jax.sharding.Mesh(devices[:1], ("data",))
+    return every
 
 
 def batch(count, each, params=None):

@@ -38,7 +38,7 @@ from cdm.images.pictures import FORMATS, Picture, fit, header, read, write
 from cdm.images.provenance import provenance
 from cdm.images.signs import signs
 from cdm.photo import enlarge_pixels, target
-from cdm.upscaling import enlarge, estimate
+from cdm.upscaling import enlarge, estimate, pixels_shared
 
 RECORD = "upscaled.jsonl"
 TAKEN = (*SUFFIXES, *VIDEOS, dicom.SUFFIX)  # of a folder's files
@@ -193,8 +193,7 @@ def _write(outcome, found, out, stages, asked, overwrite, options):
         # A row of windows, one a device where pictures have as many, twice: their time without compiling.
         most = max(one["windows"] for job in jobs for one in job.cost["passes"] if one["stage"] == stage.name)
         low, high, count = stage.lowres_size, stage.size, min(most, devices.mesh(most, stage.params).size)
-        step = low - min(max(1, round(0.25 * low)), low - 1)
-        windows = np.zeros((low, low + (count - 1) * step, 3), np.float32)
+        windows = np.zeros((low, low + (count - 1) * (low - pixels_shared(low)), 3), np.float32)
         label = options.get("label") if stage.classes else None
         try:
             enlarge(windows, [stage], (high, windows.shape[1] * high // low), steps=2, label=label)

@@ -19,7 +19,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 
 from cdm import devices
 from cdm.cascade import AUGMENT, START, STEPS, check_seed
@@ -37,7 +36,7 @@ INCONSISTENT = {
              "its input must have",
     "pairs": "trained on pairs, whose low-res pictures are not the others made small, it makes pictures that do not "
              "shrink to its input"}
-TURNS = PartitionSpec(None, "data")  # windows [turns, windows at a time, ...], the latter split over the devices
+OVERLAP = 0.25  # of a window, that neighbours share at least
 VERSIONS = 4  # that `fidelity` takes the mean of where only one is asked for
 _seconds = weakref.WeakKeyDictionary()  # that a window took of a stage, in the step that was quickest
 
@@ -97,7 +96,7 @@ def _ready(stages, label, **given):
 
 
 def route(height, width, stages, size, *, steps=None, aug_level=None, sampler=None, guidance=None, label=None,
-          consistent=False, overlap=0.25):
+          consistent=False, overlap=OVERLAP):
     """(the passes that bring a picture to `size` (H, W) or beyond, (height, width) it is padded to before the first).
     The stages come in order, the last again and again; arguments are those of `enlarge`."""
     if not (size[0] >= height >= 1 and size[1] >= width >= 1):
@@ -122,11 +121,16 @@ def route(height, width, stages, size, *, steps=None, aug_level=None, sampler=No
     passes = []
     for stage, settings, number, scale in chain:
         window, factor = stage.lowres_size, stage.size // stage.lowres_size
-        shared = min(max(1, round(overlap * window)), window - 1)
+        shared = pixels_shared(window, overlap)
         rows, columns = (canvas.starts(side * scale, window, shared) for side in padded)
         passes.append(Pass(stage, settings, number, factor, tuple(side * scale * factor for side in padded), rows,
                            columns, shared))
     return passes, padded
+
+
+def pixels_shared(window, overlap=OVERLAP):
+    """What neighbouring windows of so many pixels share at least."""
+    return min(max(1, round(overlap * window)), window - 1)
 
 
 def _versions(passes, samples, fidelity):
@@ -189,8 +193,8 @@ def _denoiser(mesh, stage, threshold):
                             jax.eval_shape(look, x[0], lowres[0]))
         return jax.lax.fori_loop(0, turns, put, none)
 
-    given = (devices.EVERYWHERE, TURNS, TURNS, *[devices.EVERYWHERE] * 6)
-    return devices.split(denoise, mesh, given, TURNS)
+    given = (devices.EVERYWHERE, devices.SECOND, devices.SECOND, *[devices.EVERYWHERE] * 6)
+    return devices.split(denoise, mesh, given, devices.SECOND)
 
 
 @jax.jit
@@ -273,7 +277,7 @@ def _diffuse(one, mesh, batches, lowres, key, asked, progress):
     """One pass: from its canvas `lowres` to one of its size, in [-1, 1]. `asked` is the picture that every x0 has to
     shrink to, or None."""
     stage, settings, factor = one.stage, one.settings, one.factor
-    split, everywhere = devices.shardings(mesh, TURNS)
+    split, everywhere = devices.shardings(mesh, devices.SECOND)
     start_key, step_key, augment_key = (jax.random.fold_in(key, use) for use in (START, STEPS, AUGMENT))
     aug_logsnr = np.float32(stage.augment_schedule.logsnr(settings.aug_level))
     if settings.aug_level > 0:
@@ -325,7 +329,7 @@ def _diffuse(one, mesh, batches, lowres, key, asked, progress):
 
 
 def enlarge(image, stages, size, *, steps=None, seed=0, aug_level=None, sampler=None, guidance=None, label=None,
-            fidelity=0.0, samples=1, consistent=False, colour_lock=True, window_batch=None, overlap=0.25,
+            fidelity=0.0, samples=1, consistent=False, colour_lock=True, window_batch=None, overlap=OVERLAP,
             progress=lambda windows: None):
     """An image [h, w, 3] in [-1, 1] enlarged to `size` (H, W), at least its own: Enlarged.
 

@@ -90,7 +90,7 @@ def test_commands_that_draw_have_cores_as_devices_and_training_has_not(tmp_path)
 
 
 PICTURES = """
-import json, os, re, sys, jax, numpy as np, cdm
+import json, re, sys, jax, numpy as np, cdm
 from cdm import cascade as runner, devices, upscaling
 devices.cores = lambda: len(jax.devices()) + (sys.argv[3] == "of more cores")
 runner.PIXELS = 16 * 16 * 2  # turns: of the last stage a picture, of the one before two
