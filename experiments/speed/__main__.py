@@ -5,13 +5,13 @@
     python -m experiments.speed --out experiments/speed/speed.json [--quick]
 
 PyTorch's network is diffusers' UNet2DModel, channels last, of the same levels and as many parameters within 5 %, eager
-and compiled. All sides of a case take turns of half a second and more, `repeats` times over after one call to warm up,
-so that other work on the machine falls on all alike; a ratio is the other's least time over ours, above 1 where we are
-faster. Equal work: a train step is forward, backward, clipping, Adam and one average, on crops as the config has them
-with the low-res picture made of the whole; a sampler is the whole run; upscaling goes through the same windows. `flops`
-are of one call of each network, by the direct convolution: with as many parameters, they are not equal. Compile times
-are of a first call less a later one, of PyTorch with what its cache on the disk has. What --out holds already is not
-measured again.
+and compiled, or what --kinds names: bfloat16 is compiled, with autocast, where ours is in float32 still. All sides of a
+case take turns of half a second and more, `repeats` times over after one call to warm up, so that other work on the
+machine falls on all alike; a ratio is the other's least time over ours, above 1 where we are faster. Equal work: a
+train step is forward, backward, clipping, Adam and one average, on crops as the config has them with the low-res
+picture made of the whole; a sampler is the whole run; upscaling goes through the same windows. `flops` are of one call
+of each network, by the direct convolution: with as many parameters, they are not equal. Compile times are of a first
+call less a later one, of PyTorch with what its cache on the disk has. What --out holds already is not measured again.
 """
 
 import argparse
@@ -101,10 +101,12 @@ def main():
     either.add_argument("--cases", nargs="+", choices=CASES, metavar="CASE", default=tuple(CASES),
                         help=f"of: {'; '.join(CASES)} (default: all, and the chain)")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--kinds", nargs="+", choices=them.KINDS, metavar="KIND", default=them.KINDS[:2],
+                        help=f"of PyTorch, of: {' '.join(them.KINDS)} (default: the first two; with --quick the first)")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     devices.of_cores()  # as commands that draw have them
-    kinds, cases = (("eager",), QUICK) if args.quick else (("eager", "compile"), args.cases)
+    kinds, cases = (them.KINDS[:1], QUICK) if args.quick else (args.kinds, args.cases)
     told, found = {**about(), "repeats": args.repeats, "theirs": list(kinds)}, []
     if args.out.exists():
         before = json.loads(args.out.read_text())

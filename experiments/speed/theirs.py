@@ -12,25 +12,28 @@ from torch.utils.flop_counter import FlopCounterMode
 from cdm.images import canvas
 
 SCHEDULERS = {"ancestral": diffusers.DDPMScheduler, "dpmpp_2m": diffusers.DPMSolverMultistepScheduler}
+KINDS = ("eager", "compile", "bfloat16")
 GROUPS = 4  # of norms; widths are multiples of it
 
 
 class Theirs:
     """UNet2DModel in the shape of a stage's network: the same levels, blocks and attention, its widths chosen so that
-    it has as many parameters within 5 %. `kind`: eager or compile; channels last; on a GPU in bfloat16, as ours."""
+    it has as many parameters within 5 %. `kind`: eager, compile, or bfloat16, which is compiled too; channels last; on a
+    GPU in bfloat16 whatever the kind, as ours."""
 
     def __init__(self, stage, parameters, kind, seed=0):
         torch.manual_seed(seed)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.half = self.device == "cuda" or kind == "bfloat16"
         self.stage = stage
         self.net = self._fitting(parameters).to(self.device, memory_format=torch.channels_last)
         self.parameters = sum(p.numel() for p in self.net.parameters())
-        if kind == "compile":
+        if kind != "eager":
             torch._dynamo.reset()  # or the networks of a few cases use up its limit of programs, and the next run eager
-        self._call = torch.compile(self.net) if kind == "compile" else self.net
+        self._call = self.net if kind == "eager" else torch.compile(self.net)
 
     def call(self, *given, **labels):
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda"):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
             return self._call(*given, **labels)
 
     def _network(self, widths):

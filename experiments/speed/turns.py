@@ -46,8 +46,10 @@ def ceilings(repeats, side, elements, dtype=jnp.float32, calls=1):
 
 def measure(sides, repeats):
     """{side: seconds, "least", "median" and "most", and "compile_seconds"} of functions that take turns, after one call
-    each to warm up, which compiles. A turn is as many calls as make TURN seconds, and counts with their mean: the first
-    call of a turn finds the caches full of another side's work, which nobody's training or sampling does."""
+    each to warm up, which compiles. A turn is a call that is not counted, and as many as make TURN seconds, and counts
+    with their mean. The call before it is for what nobody's training or sampling meets but in turns: caches full of
+    another side's work, and on a virtual machine memory that went back to the host while the others ran, of which half
+    a gigabyte takes a third of a second to come again."""
     first = {}
     for name, run in sides.items():
         began = time.perf_counter()
@@ -56,6 +58,7 @@ def measure(sides, repeats):
     times = {name: [] for name in sides}
     for _ in range(repeats):
         for name, run in sides.items():
+            run()
             began, calls = time.perf_counter(), 0
             while not calls or time.perf_counter() - began < TURN:
                 run()
