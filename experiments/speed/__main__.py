@@ -12,6 +12,7 @@ train step is forward, backward, clipping, Adam and one average, on crops as the
 picture made of the whole; a sampler is the whole run; upscaling goes through the same windows. `flops` are of one call
 of each network, by the direct convolution: with as many parameters, they are not equal. Compile times are of a first
 call less a later one, of PyTorch with what its cache on the disk has. What --out holds already is not measured again.
+The papers' networks, which --stages may name, have one picture.
 """
 
 import argparse
@@ -31,6 +32,9 @@ CASES = {"forward": ("forward", 16), "train": ("train", None),
          "upscale to 512 px, 4 steps": ("upscale", 512, "dpmpp_2m", 4),
          "dpmpp_2m, 20 steps": ("sampler", 4, "dpmpp_2m", 20), "ancestral, 250 steps": ("sampler", 1, "ancestral", 250)}
 QUICK = ("forward", "train")
+# The papers' networks, one picture at a time, and what of them fits in 24 GB with PyTorch's beside.
+PAPER = {"imagenet/base_32": ("forward",), "imagenet/sr_64": ("forward",), "imagenet/sr_256": ("forward",),
+         "sr3/faces_64": ("forward", "train"), "sr3/faces_256_1024": ("forward",)}
 # The whole cascade: images at once, and the steps of each stage.
 CASCADE = 4, "dpmpp_2m", (8, 4, 4, 4)
 
@@ -45,7 +49,10 @@ def row(stage_name, case, kinds, repeats):
     """The row of a stage and a case."""
     ours = us.ours_of(stage_name)
     what, *arguments = CASES[case]
-    arguments = [ours.stage.config.train.batch_size] if what == "train" else arguments
+    if stage_name in PAPER:
+        arguments = [1]
+    elif what == "train":
+        arguments = [ours.stage.config.train.batch_size]
     theirs = {kind: them.Theirs(ours.stage, ours.parameters, kind) for kind in kinds}
     found = {"stage": stage_name, "case": case, "batch": 1 if what == "upscale" else arguments[0],
              "parameters": {"ours": ours.parameters, "theirs": theirs[kinds[0]].parameters},
@@ -70,11 +77,12 @@ def cascade_row(kinds, repeats):
 
 def rows(names, cases, kinds, repeats, done=()):
     """The row of the chain, then those of each case, but for the (stage, case) that are `done`."""
-    if set(cases) == set(CASES) and "cascade" not in dict(done):
+    if set(cases) == set(CASES) and set(names) == set(STAGES) and "cascade" not in dict(done):
         yield cascade_row(kinds, repeats)
     for case in cases:
         for name in names:
-            if (name, case) not in done and (CASES[case][0] != "upscale" or name != STAGES[0]):
+            fits = case in PAPER[name] if name in PAPER else CASES[case][0] != "upscale" or name != STAGES[0]
+            if fits and (name, case) not in done:
                 yield row(name, case, kinds, repeats)
 
 
@@ -100,7 +108,8 @@ def main():
     either.add_argument("--quick", action="store_true", help="forward and train step alone, without torch.compile")
     either.add_argument("--cases", nargs="+", choices=CASES, metavar="CASE", default=tuple(CASES),
                         help=f"of: {'; '.join(CASES)} (default: all, and the chain)")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--stages", nargs="+", choices=(*STAGES, *PAPER), metavar="STAGE", default=STAGES,
+                        help=f"of: {' '.join((*STAGES, *PAPER))} (default: the first four); the papers' for one picture")
     parser.add_argument("--kinds", nargs="+", choices=them.KINDS, metavar="KIND", default=them.KINDS[:2],
                         help=f"of PyTorch, of: {' '.join(them.KINDS)} (default: the first two; with --quick the first)")
     parser.add_argument("--repeats", type=int, default=5)

@@ -21,6 +21,7 @@ from cdm.training import state as states
 from cdm.upscaling import enlarge
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+IMAGENET = tuple(map(str, range(1000)))  # as many classes as it has
 
 
 class Ours:
@@ -155,5 +156,7 @@ def cascade(nets, batch, name, steps):
 
 
 def ours_of(name):
-    """Ours of a stage of configs/demo, by its name."""
-    return Ours(configs.load(CONFIGS / "demo" / f"{name}.py"), open_source(EMBEDDED).classes)
+    """Ours of a stage of configs/, by the name of its file; of configs/demo unless a folder is said."""
+    if "/" not in name:
+        return Ours(configs.load(CONFIGS / "demo" / f"{name}.py"), open_source(EMBEDDED).classes)
+    return Ours(configs.load(CONFIGS / f"{name}.py"), IMAGENET if name.startswith("imagenet/") else ())
