@@ -43,7 +43,7 @@ class Theirs:
         return diffusers.UNet2DModel(
             sample_size=self.stage.size, in_channels=6 if lowres else 3, out_channels=3, layers_per_block=model.blocks,
             block_out_channels=widths, norm_num_groups=GROUPS, add_attention=bool(model.attention),
-            attention_head_dim=max(widths[-1] // model.heads, 1),
+            attention_head_dim=max(min([widths[-1] // model.heads, *(w for w, a in zip(widths, attends) if a)]), 1),
             down_block_types=["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
             up_block_types=["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
             num_class_embeds=len(self.stage.classes) + 1 if self.stage.classes else None)
