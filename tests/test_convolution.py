@@ -88,8 +88,11 @@ def test_forms_are_chosen_by_shape():
     assert of((2, 8, 8, 32), 32) == [(2, 8, 8, 32)]
     assert of((1, 512, 256, 48), 48) == [(1, 512, 256, 48)]  # too large for the cache
     assert of((2, 4, 4, 8), 16, convolution.convolve_enlarged) == [(9, 32, 16)]
-    large = jax.make_jaxpr(convolution.convolve_enlarged)(*drawn((1, 256, 256, 16), 16)[:2]).jaxpr.eqns
-    assert [e.primitive.name for e in large][-1] == "conv_general_dilated"
+    assert of((2, 16, 16, 512), 512) == [(16, 128, 512)]
+    assert of((1, 16, 16, 512), 512) == [(1, 16, 16, 512)]  # few pixels for so large a kernel
+    for shape, channels in (((1, 256, 256, 16), 16), ((1, 8, 8, 512), 512)):
+        large = jax.make_jaxpr(convolution.convolve_enlarged)(*drawn(shape, channels)[:2]).jaxpr.eqns
+        assert [e.primitive.name for e in large][-1] == "conv_general_dilated"
 
 
 @pytest.mark.parametrize("function", [convolution.convolve, convolution.convolve_enlarged])

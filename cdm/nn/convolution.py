@@ -25,6 +25,9 @@ _FRAME = ((0, 0), (1, 1), (1, 1), (0, 0))
 _LIMIT = 2**24
 # Multiplications in each of Winograd's products: below it they are too short to be shared by several cores.
 _ENOUGH = 2**21
+# Of a transformed kernel, bytes; beyond it, it is written to memory and read again, and that is paid for by as many
+# tiles, or more.
+_KERNEL, _TILES = 2**23, 2**7
 # Parts of the key of jit's cache: a program traced as other devices have it is not taken for the CPU's, nor one for a
 # single core for that of all.
 _plain_alone = jax.make_user_context(False)
@@ -59,8 +62,9 @@ def convolve(x, kernel):
 
 def convolve_enlarged(x, kernel):
     """x [B, H, W, C] at twice the size by nearest neighbour, by kernel [3, 3, C, D]: [B, 2 H, 2 W, D]."""
-    small = _bytes(_ENLARGED, x.size // x.shape[-1], kernel.shape[2:]) <= 2 * _LIMIT
-    return _convolve_enlarged(x, kernel) if _has_forms(x, kernel) and small else _direct(enlarge(x), kernel)
+    pixels, channels = x.size // x.shape[-1], kernel.shape[2:]
+    pays = _bytes(_ENLARGED, pixels, channels) <= 2 * _LIMIT and _transform_pays(_ENLARGED, pixels, channels)
+    return _convolve_enlarged(x, kernel) if _has_forms(x, kernel) and pays else _direct(enlarge(x), kernel)
 
 
 def enlarge(x):
@@ -87,12 +91,19 @@ def _abreast(x, kernel, count):
 
 def _winograd_pays(shape, channels):
     """For x of this shape and so many channels of output: each of the 16 products needs to be of some size where
-    several cores share it, and the transformed input, four times the input, has to stay in the cache."""
+    several cores share it, the transformed input, four times the input, has to stay in the cache, and what it takes
+    to transform the kernel has to pay."""
     batch, height, width, inputs = shape
     pixels = batch * height * width
     return (min(inputs, channels) >= 48 and height % 2 == width % 2 == 0
             and (_one_core.value or pixels // 4 * inputs * channels >= _ENOUGH)
-            and _bytes(_WINOGRAD, pixels, (inputs, channels)) <= _LIMIT)
+            and _bytes(_WINOGRAD, pixels, (inputs, channels)) <= _LIMIT
+            and _transform_pays(_WINOGRAD, pixels, (inputs, channels)))
+
+
+def _transform_pays(t, pixels, channels):
+    """Whether a kernel of these channels is transformed in less time than products of so many pixels save by it."""
+    return pixels // t.stride**2 >= _TILES or 4 * len(t.image) ** 2 * channels[0] * channels[1] <= _KERNEL
 
 
 def _bytes(t, pixels, channels):
