@@ -51,8 +51,11 @@ class Theirs:
     def _fitting(self, parameters):
         model = self.stage.config.model
         wanted = [model.channels * scale * np.array(model.multipliers) / GROUPS for scale in np.arange(0.8, 1.31, 0.02)]
-        wanted = {tuple(int(GROUPS * w) for w in widths) for scaled in wanted
-                  for widths in itertools.product(*((np.floor(w), np.ceil(w)) for w in scaled))}
+        ways, levels = (np.floor, np.ceil), len(model.multipliers)
+        # Each level in both ways where they are few; of many, all in one, as it takes a while to count parameters.
+        ways = list(itertools.product(ways, repeat=levels)) if levels <= 4 else [[way] * levels for way in ways]
+        wanted = {tuple(int(GROUPS * way(w)) for way, w in zip(rounded, scaled))
+                  for scaled in wanted for rounded in ways}
         with torch.device("meta"):
             counts = {widths: sum(p.numel() for p in self._network(widths).parameters()) for widths in sorted(wanted)}
         widths = min(counts, key=lambda widths: abs(counts[widths] - parameters))
