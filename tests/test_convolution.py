@@ -90,7 +90,8 @@ def test_forms_are_chosen_by_shape():
     assert of((2, 4, 4, 8), 16, convolution.convolve_enlarged) == [(9, 32, 16)]
     assert of((2, 16, 16, 512), 512) == [(16, 128, 512)]
     assert of((1, 16, 16, 512), 512) == [(1, 16, 16, 512)]  # few pixels for so large a kernel
-    for shape, channels in (((1, 256, 256, 16), 16), ((1, 8, 8, 512), 512)):
+    assert of((2, 8, 8, 1024), 512, convolution.convolve_enlarged) == [(9, 128, 512)]
+    for shape, channels in (((1, 256, 256, 16), 16), ((1, 8, 8, 1024), 512)):  # the same of what is enlarged
         large = jax.make_jaxpr(convolution.convolve_enlarged)(*drawn(shape, channels)[:2]).jaxpr.eqns
         assert [e.primitive.name for e in large][-1] == "conv_general_dilated"
 

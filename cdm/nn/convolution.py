@@ -3,8 +3,8 @@
 On a GPU or TPU, and in half precision, XLA's own. On a CPU that one multiplies as fast as the processor can where there
 are many channels, and at half of that or less where there are few; so in float32
 
-- many channels, a picture of moderate size: Winograd's F(2x2, 3x3) (Lavin and Gray 2016, sec. 4.1), 16 products where
-  the direct form has 36 for each 2x2 pixels;
+- many channels, a picture of moderate size, and pixels enough to transform the kernel for: Winograd's F(2x2, 3x3)
+  (Lavin and Gray 2016, sec. 4.1), 16 products where the direct form has 36 for each 2x2 pixels;
 - few channels: several pixels of a row at once, as if each were some channels more, with zeros in the kernel;
 - nearest-neighbour enlargement and a convolution: 9 products in place of 36, as the pixels that an output sees are
   two by two the same.
@@ -25,9 +25,10 @@ _FRAME = ((0, 0), (1, 1), (1, 1), (0, 0))
 _LIMIT = 2**24
 # Multiplications in each of Winograd's products: below it they are too short to be shared by several cores.
 _ENOUGH = 2**21
-# Of a transformed kernel, bytes; beyond it, it is written to memory and read again, and that is paid for by as many
-# tiles, or more.
-_KERNEL, _TILES = 2**23, 2**7
+# Of a transformed kernel, bytes: a larger one leaves the cache between being written and being read.
+_KERNEL_LIMIT = 2**23
+# Tiles whose saved products pay for that.
+_LEAST_TILES = 2**7
 # Parts of the key of jit's cache: a program traced as other devices have it is not taken for the CPU's, nor one for a
 # single core for that of all.
 _plain_alone = jax.make_user_context(False)
@@ -62,8 +63,8 @@ def convolve(x, kernel):
 
 def convolve_enlarged(x, kernel):
     """x [B, H, W, C] at twice the size by nearest neighbour, by kernel [3, 3, C, D]: [B, 2 H, 2 W, D]."""
-    pixels, channels = x.size // x.shape[-1], kernel.shape[2:]
-    pays = _bytes(_ENLARGED, pixels, channels) <= 2 * _LIMIT and _transform_pays(_ENLARGED, pixels, channels)
+    pixels, both = x.size // x.shape[-1], kernel.shape[2:]
+    pays = _bytes(_ENLARGED, pixels, both) <= 2 * _LIMIT and _kernel_pays(_ENLARGED, pixels, both)
     return _convolve_enlarged(x, kernel) if _has_forms(x, kernel) and pays else _direct(enlarge(x), kernel)
 
 
@@ -94,16 +95,16 @@ def _winograd_pays(shape, channels):
     several cores share it, the transformed input, four times the input, has to stay in the cache, and what it takes
     to transform the kernel has to pay."""
     batch, height, width, inputs = shape
-    pixels = batch * height * width
-    return (min(inputs, channels) >= 48 and height % 2 == width % 2 == 0
+    pixels, both = batch * height * width, (inputs, channels)
+    return (min(both) >= 48 and height % 2 == width % 2 == 0
             and (_one_core.value or pixels // 4 * inputs * channels >= _ENOUGH)
-            and _bytes(_WINOGRAD, pixels, (inputs, channels)) <= _LIMIT
-            and _transform_pays(_WINOGRAD, pixels, (inputs, channels)))
+            and _bytes(_WINOGRAD, pixels, both) <= _LIMIT and _kernel_pays(_WINOGRAD, pixels, both))
 
 
-def _transform_pays(t, pixels, channels):
-    """Whether a kernel of these channels is transformed in less time than products of so many pixels save by it."""
-    return pixels // t.stride**2 >= _TILES or 4 * len(t.image) ** 2 * channels[0] * channels[1] <= _KERNEL
+def _kernel_pays(t, pixels, channels):
+    """Whether to transform a kernel of (inputs, outputs) `channels` takes less time than it saves of so many pixels."""
+    inputs, outputs = channels
+    return pixels // t.stride**2 >= _LEAST_TILES or 4 * len(t.image) ** 2 * inputs * outputs <= _KERNEL_LIMIT
 
 
 def _bytes(t, pixels, channels):

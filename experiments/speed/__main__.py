@@ -6,13 +6,13 @@
 
 PyTorch's network is diffusers' UNet2DModel, channels last, of the same levels and as many parameters within 5 %, eager
 and compiled, or what --kinds names: bfloat16 is compiled, with autocast, where ours is in float32 still. All sides of a
-case take turns of half a second and more, `repeats` times over after one call to warm up, so that other work on the
-machine falls on all alike; a ratio is the other's least time over ours, above 1 where we are faster. Equal work: a
-train step is forward, backward, clipping, Adam and one average, on crops as the config has them with the low-res
-picture made of the whole; a sampler is the whole run; upscaling goes through the same windows. `flops` are of one call
-of each network, by the direct convolution: with as many parameters, they are not equal. Compile times are of a first
-call less a later one, of PyTorch with what its cache on the disk has. What --out holds already is not measured again.
-The papers' networks, which --stages may name, have one picture.
+case take turns of half a second and more, `repeats` times over, so that other work on the machine falls on all alike;
+the first call of a turn is not counted; a ratio is the other's least time over ours, above 1 where we are faster. Equal
+work: a train step is forward, backward, clipping, Adam and one average, on crops as the config has them with the
+low-res picture made of the whole; a sampler is the whole run; upscaling goes through the same windows. `flops` are of
+one call of each network, by the direct convolution: with as many parameters, they are not equal. Compile times are of a
+first call less a later one, of PyTorch with what its cache on the disk has. What --out holds already is not measured
+again. Networks of the papers' size, which --stages may name, have one picture.
 """
 
 import argparse
@@ -32,7 +32,8 @@ CASES = {"forward": ("forward", 16), "train": ("train", None),
          "upscale to 512 px, 4 steps": ("upscale", 512, "dpmpp_2m", 4),
          "dpmpp_2m, 20 steps": ("sampler", 4, "dpmpp_2m", 20), "ancestral, 250 steps": ("sampler", 1, "ancestral", 250)}
 QUICK = ("forward", "train")
-# The papers' networks, one picture at a time, and what of them fits in 24 GB with PyTorch's beside.
+# Networks of the papers' size, and what of them is timed, of one picture: their training steps are too much for 24 GB
+# with PyTorch's beside, but for one's.
 PAPER = {"imagenet/base_32": ("forward",), "imagenet/sr_64": ("forward",), "imagenet/sr_256": ("forward",),
          "sr3/faces_64": ("forward", "train"), "sr3/faces_256_1024": ("forward",)}
 # The whole cascade: images at once, and the steps of each stage.
@@ -75,14 +76,20 @@ def cascade_row(kinds, repeats):
             **found, "images_per_second": {name: CASCADE[0] / of["least"] for name, of in found["seconds"].items()}}
 
 
+def _timed(name, case):
+    """Whether there is such a case of a stage."""
+    if name in PAPER:
+        return case in PAPER[name]
+    return CASES[case][0] != "upscale" or name != STAGES[0]
+
+
 def rows(names, cases, kinds, repeats, done=()):
     """The row of the chain, then those of each case, but for the (stage, case) that are `done`."""
     if set(cases) == set(CASES) and set(names) == set(STAGES) and "cascade" not in dict(done):
         yield cascade_row(kinds, repeats)
     for case in cases:
         for name in names:
-            fits = case in PAPER[name] if name in PAPER else CASES[case][0] != "upscale" or name != STAGES[0]
-            if fits and (name, case) not in done:
+            if _timed(name, case) and (name, case) not in done:
                 yield row(name, case, kinds, repeats)
 
 
@@ -107,15 +114,18 @@ def main():
     either = parser.add_mutually_exclusive_group()
     either.add_argument("--quick", action="store_true", help="forward and train step alone, without torch.compile")
     either.add_argument("--cases", nargs="+", choices=CASES, metavar="CASE", default=tuple(CASES),
-                        help=f"of: {'; '.join(CASES)} (default: all, and the chain)")
+                        help=f"of: {'; '.join(CASES)} (default: all, and the chain of all stages)")
     parser.add_argument("--stages", nargs="+", choices=(*STAGES, *PAPER), metavar="STAGE", default=STAGES,
-                        help=f"of: {' '.join((*STAGES, *PAPER))} (default: the first four); the papers' for one picture")
-    parser.add_argument("--kinds", nargs="+", choices=them.KINDS, metavar="KIND", default=them.KINDS[:2],
+                        help=f"of: {' '.join((*STAGES, *PAPER))} (default: the first four)")
+    parser.add_argument("--kinds", nargs="+", choices=them.KINDS, metavar="KIND",
                         help=f"of PyTorch, of: {' '.join(them.KINDS)} (default: the first two; with --quick the first)")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     devices.of_cores()  # as commands that draw have them
-    kinds, cases = (them.KINDS[:1], QUICK) if args.quick else (args.kinds, args.cases)
+    cases = QUICK if args.quick else args.cases
+    kinds = args.kinds or them.KINDS[: 1 if args.quick else 2]
+    if not any(_timed(name, case) for name in args.stages for case in cases):
+        parser.error(f"--cases {', '.join(cases)}: none of them is timed of --stages {' '.join(args.stages)}")
     told, found = {**about(), "repeats": args.repeats, "theirs": list(kinds)}, []
     if args.out.exists():
         before = json.loads(args.out.read_text())

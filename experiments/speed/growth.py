@@ -8,9 +8,8 @@ takes to come to its first picture.
 Ours and eager PyTorch take turns, as in `experiments.speed`. An exponent is the slope of log time over log n, by least
 squares. Ceilings are the best of a float32 matrix product (2048 x 2048) and of a copy of 256 MB. Peak memory is the
 largest resident size of a process that does nothing but the training step, less what it had before its first one; ours
-when it compiles ("compiling") and when the program comes from the cache.
-The command is timed whole, for one picture of base_32 in one step, which is as good as none: with an empty cache of
-compiled programs once, then with what that left.
+when it compiles ("compiling") and when the program comes from the cache. The command is timed whole, for one picture of
+base_32 in one step, which is as good as none: with an empty cache of compiled programs once, then with what that left.
 """
 
 import argparse
@@ -76,7 +75,7 @@ def _memory(make, stage, cache):
 
 def memory(stage):
     """{"compiling", "ours", "theirs"}: `_memory` in processes of their own."""
-    found = {}
+    found = {}  # what compiles comes first, as it fills the cache
     with tempfile.TemporaryDirectory() as cache:
         for name, make in (("compiling", ours_of), ("ours", ours_of), ("theirs", theirs_of)):
             with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:

@@ -21,7 +21,7 @@ from cdm.training import state as states
 from cdm.upscaling import enlarge
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-IMAGENET = tuple(map(str, range(1000)))  # as many classes as it has
+IMAGENET = tuple(map(str, range(1000)))  # classes by number: how many there are makes the network
 
 
 class Ours:

@@ -18,8 +18,8 @@ GROUPS = 4  # of norms; widths are multiples of it
 
 class Theirs:
     """UNet2DModel in the shape of a stage's network: the same levels, blocks and attention, its widths chosen so that
-    it has as many parameters within 5 %. `kind`: eager, compile, or bfloat16, which is compiled too; channels last; on a
-    GPU in bfloat16 whatever the kind, as ours."""
+    it has as many parameters within 5 %. `kind`: eager, compile, or bfloat16, which is compiled too; channels last; on
+    a GPU in bfloat16 whatever the kind, as ours."""
 
     def __init__(self, stage, parameters, kind, seed=0):
         torch.manual_seed(seed)
@@ -40,10 +40,12 @@ class Theirs:
         model, lowres = self.stage.config.model, bool(self.stage.lowres_size)
         sides = [self.stage.size // 2**level for level in range(len(widths))]
         attends = [side in model.attention for side in sides]
+        # Every level has channels // width heads, which must not be none where a width was rounded to less.
+        head_width = min([widths[-1] // model.heads, *(w for w, attended in zip(widths, attends) if attended)])
         return diffusers.UNet2DModel(
             sample_size=self.stage.size, in_channels=6 if lowres else 3, out_channels=3, layers_per_block=model.blocks,
             block_out_channels=widths, norm_num_groups=GROUPS, add_attention=bool(model.attention),
-            attention_head_dim=max(min([widths[-1] // model.heads, *(w for w, a in zip(widths, attends) if a)]), 1),
+            attention_head_dim=max(head_width, 1),
             down_block_types=["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
             up_block_types=["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
             num_class_embeds=len(self.stage.classes) + 1 if self.stage.classes else None)
@@ -53,9 +55,9 @@ class Theirs:
         wanted = [model.channels * scale * np.array(model.multipliers) / GROUPS for scale in np.arange(0.8, 1.31, 0.02)]
         ways, levels = (np.floor, np.ceil), len(model.multipliers)
         # Each level in both ways where they are few; of many, all in one, as it takes a while to count parameters.
-        ways = list(itertools.product(ways, repeat=levels)) if levels <= 4 else [[way] * levels for way in ways]
-        wanted = {tuple(int(GROUPS * way(w)) for way, w in zip(rounded, scaled))
-                  for scaled in wanted for rounded in ways}
+        roundings = itertools.product(ways, repeat=levels) if levels <= 4 else [[way] * levels for way in ways]
+        wanted = {tuple(int(GROUPS * way(w)) for way, w in zip(rounding, scaled))
+                  for rounding in roundings for scaled in wanted}
         with torch.device("meta"):
             counts = {widths: sum(p.numel() for p in self._network(widths).parameters()) for widths in sorted(wanted)}
         widths = min(counts, key=lambda widths: abs(counts[widths] - parameters))

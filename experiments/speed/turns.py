@@ -18,17 +18,28 @@ def about():
     """What the numbers were measured with."""
     torch = [found.version for found in importlib.metadata.distributions(name="torch")]
     return {"jax": jax.__version__, "torch": torch[0] if torch else None, "machine": platform.machine(),
-            "cores": os.cpu_count(), "vectors": _vectors(), "device": jax.devices()[0].device_kind,
-            "devices": len(jax.devices()),
+            "processor": _processor(), "cores": os.cpu_count(), "vectors": _vectors(),
+            "device": jax.devices()[0].device_kind, "devices": len(jax.devices()),
             "xla_flags": os.environ["XLA_FLAGS"], "glibc_tunables": os.environ.get("GLIBC_TUNABLES")}
+
+
+def _cpuinfo():
+    """What Linux says of the processor, or nothing."""
+    try:
+        return pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
+def _processor():
+    """The processor's name, or None."""
+    return next((line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")),
+                None)
 
 
 def _vectors():
     """The widest instructions that an x86 processor has for several numbers at once, as Linux names them, or None."""
-    try:
-        flags = pathlib.Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return None
+    flags = _cpuinfo().split()
     return next((name for name in ("avx512f", "avx2", "avx") if name in flags), None)
 
 
@@ -46,10 +57,9 @@ def ceilings(repeats, side, elements, dtype=jnp.float32, calls=1):
 
 def measure(sides, repeats):
     """{side: seconds, "least", "median" and "most", and "compile_seconds"} of functions that take turns, after one call
-    each to warm up, which compiles. A turn is a call that is not counted, and as many as make TURN seconds, and counts
-    with their mean. The call before it is for what nobody's training or sampling meets but in turns: caches full of
-    another side's work, and on a virtual machine memory that went back to the host while the others ran, of which half
-    a gigabyte takes a third of a second to come again."""
+    each to warm up, which compiles. A turn is one call that is not counted, then as many as make TURN seconds, and
+    counts with their mean. The first call meets what nobody's training or sampling does: caches full of another side's
+    work, and, on a virtual machine, memory that went back to the host while the others ran and has to come again."""
     first = {}
     for name, run in sides.items():
         began = time.perf_counter()
