@@ -9,7 +9,7 @@ All that is compared takes turns, as in `experiments.speed`; seconds are the lea
    at once, forward and with its gradient; a 3x3 convolution of cdm.nn.convolution beside XLA's own, float32 and
    bfloat16, and its gradients; the same of a picture enlarged to twice its size; and the gradient of a kernel alone, by
    XLA, by nine matrix products of shifted pictures, and by one of patches. Shapes are those that the demo's networks
-   are trained on, the ends of networks, large pictures, and large kernels.
+   are trained on, the ends of networks, and large pictures.
 2. options: the demo's training steps, denoiser calls (16 pictures) and samplers (4 pictures, 20 steps of dpmpp_2m) in
    processes of their own that differ by XLA_FLAGS, JAX_NUM_CPU_DEVICES and GLIBC_TUNABLES.
 """
@@ -34,8 +34,7 @@ from experiments.speed.turns import STAGES, about, measure
 
 # Batch, side, channels, channels of a convolution's output.
 SHAPES = ((16, 32, 32, 32), (16, 16, 64, 64), (16, 8, 128, 128), (4, 8, 128, 128), (1, 8, 128, 128), (8, 32, 48, 48),
-          (8, 32, 24, 24), (8, 64, 16, 16), (1, 256, 64, 64), (1, 256, 16, 16), (16, 32, 32, 3), (8, 64, 6, 24),
-          (1, 8, 768, 768), (1, 16, 512, 512), (2, 16, 512, 512))
+          (8, 32, 24, 24), (8, 64, 16, 16), (1, 256, 64, 64), (1, 256, 16, 16), (16, 32, 32, 3), (8, 64, 6, 24))
 # XLA_FLAGS, to which `import cdm` adds its own option where they do not say it, and cdm.devices another where they say
 # what `import cdm` does, not the same in another order; devices; and GLIBC_TUNABLES.
 _FUSION, _PAGES = "--xla_cpu_experimental_ynn_fusion_type=", "glibc.malloc.hugetlb="
