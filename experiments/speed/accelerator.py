@@ -23,10 +23,9 @@ import time
 import jax
 import jax.numpy as jnp
 
-from cdm import config as configs
 from cdm.images.files import write_json
 from cdm.training import speed
-from experiments.speed.ours import CONFIGS, IMAGENET, Ours
+from experiments.speed.ours import ours_of
 from experiments.speed.turns import about, ceilings, measure
 
 STAGES = {"base_32": 64, "sr_64": 32, "sr_256": 8}  # of configs/imagenet, with the batch, on some 140 GB
@@ -44,8 +43,7 @@ def main():
     if args.compare and args.compare not in args.stages:
         parser.error(f"--compare {args.compare} must be one of --stages {' '.join(args.stages)}")
     batches = {name: max(1, round(STAGES[name] * args.share)) for name in args.stages}
-    nets = {name: Ours(configs.load(CONFIGS / "imagenet" / f"{name}.py", overrides), IMAGENET, drawn=False)
-            for name in args.stages}
+    nets = {name: ours_of(f"imagenet/{name}", overrides, drawn=False) for name in args.stages}
     result = {**about(), "repeats": args.repeats, "overrides": overrides,
               "ceilings": ceilings(args.repeats, 8192, 2**29, jnp.bfloat16, calls=10), "rows": []}
     print(result["ceilings"], flush=True)

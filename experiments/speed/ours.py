@@ -155,8 +155,8 @@ def cascade(nets, batch, name, steps):
     return lambda: chain.sample(classes, batch_size=batch, sampler=name, steps=steps, guidance=0.0, aug_level=0.0)
 
 
-def ours_of(name):
+def ours_of(name, overrides=(), drawn=True):
     """Ours of a stage of configs/, by the name of its file; of configs/demo unless a folder is said."""
-    if "/" not in name:
-        return Ours(configs.load(CONFIGS / "demo" / f"{name}.py"), open_source(EMBEDDED).classes)
-    return Ours(configs.load(CONFIGS / f"{name}.py"), IMAGENET if name.startswith("imagenet/") else ())
+    folder, _, stage = name.rpartition("/")
+    classes = IMAGENET if folder == "imagenet" else () if folder else open_source(EMBEDDED).classes
+    return Ours(configs.load(CONFIGS / (folder or "demo") / f"{stage}.py", overrides), classes, drawn=drawn)
