@@ -31,13 +31,18 @@ _KERNEL_LIMIT = 2**23
 _LEAST_TILES = 2**7
 # Parts of the key of jit's cache: a program traced as other devices have it is not taken for the CPU's, nor one for a
 # single core for that of all.
-_plain_alone = jax.make_user_context(False)
+_platform = jax.make_user_context(None)
 _one_core = jax.make_user_context(False)
 
 
+def traced_for(platform):
+    """A context in which networks are traced as "cpu", "gpu" or "tpu" has them, whatever there is."""
+    return _platform(platform)
+
+
 def plain():
-    """A context in which networks are traced as they are for every device but a CPU: what FLOPs are counted of."""
-    return _plain_alone(True)
+    """A context in which networks are traced in the forms that are made for no device: what FLOPs are counted of."""
+    return _platform("plain")
 
 
 def one_core():
@@ -46,14 +51,15 @@ def one_core():
 
 
 def backend():
-    """The platform that a program traced now is for: "cpu", "gpu" or "tpu"."""
+    """The platform that a program traced now is for: "cpu", "gpu" or "tpu"; or "plain"."""
     device = jax.config.jax_default_device  # None, a device, or the name of a platform
-    return device if isinstance(device, str) else device.platform if device else jax.default_backend()
+    return _platform.value or (
+        device if isinstance(device, str) else device.platform if device else jax.default_backend())
 
 
 def for_cpu():
     """Whether a program traced now is to have the forms that are fast on a CPU."""
-    return backend() == "cpu" and not _plain_alone.value
+    return backend() == "cpu"
 
 
 def convolve(x, kernel):

@@ -68,21 +68,29 @@ class Ours:
                             turn(self.stage))
         return lambda: jax.block_until_ready(run(params, *given))
 
-    def _step(self, batch, over=None):
-        """(the training step, jitted as `cdm train` does, on one device unless told; what makes its first state; a
-        batch)."""
+    def step_of(self, batch, over=None):
+        """(the training step, jitted as `cdm train` does, on one device unless told; what makes its first state; the
+        partition of both; the shapes of a state, with where they lie)."""
         with self.stage.config.unlocked():
             self.stage.config.train.batch_size = batch
         partition = mesh.Partition(self.stage.config, over or jax.devices()[:1])
         create = functools.partial(states.create, self.stage)
-        shardings = partition.shardings(jax.eval_shape(create))  # of every state, or step two compiles anew
+        shapes = jax.eval_shape(create)
+        shardings = partition.shardings(shapes)  # of every state, or step two compiles anew
         step = jax.jit(functools.partial(states.step, self.stage, partition, None), donate_argnums=0,
                        out_shardings=(shardings, partition.everywhere))
+        shapes = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes,
+                              shardings)
+        return step, jax.jit(create, out_shardings=shardings), partition, shapes
+
+    def _step(self, batch, over=None):
+        """(the training step; what makes its first state; a batch)."""
+        step, create, partition, _ = self.step_of(batch, over)
         side = self.stage.size
         given = {"image": self.random.integers(0, 256, (batch, side, side, 3), np.uint8),
                  "label": self.random.integers(0, max(len(self.stage.classes), 1), batch).astype(np.int32),
                  "index": np.arange(batch, dtype=np.uint32), "stop": np.zeros(batch, bool)}
-        return step, jax.jit(create, out_shardings=shardings), partition.batch(given)
+        return step, create, partition.batch(given)
 
     def ahead(self, batch):
         """What starts `train`, its step compiled before there is a state."""

@@ -1,0 +1,235 @@
+"""Programs for a GPU or TPU that is not there: compiled by the chip's own compiler, and read.
+
+    pip install . 'jax[cuda12]'     # or 'jax[tpu]', of the version that is there
+    python -m experiments.speed.compiled --chip h100 --out compiled.json
+
+XLA compiles for a chip by its description alone, on any machine with Linux and an x86 processor. What comes out is what
+that chip would run: how many operations it has to start, how many bytes each reads and writes in its memory, how much
+memory is taken at once. What a second of it takes is not in it, but a bound is: `most`, the share of the chip's matrix
+rate that is left when convolutions and matrix products run at that rate, everything else moves its bytes at the rate of
+the memory (both of the datasheet), and one waits for the other. For a TPU, whose compiler writes down how many cycles
+it expects of each operation, `expected` is the share of the matrix rate by these, the rate being that of a product
+(8192 x 8192) by the same estimate.
+
+Kinds of operations: `products` (convolutions, matrix products, attention), `update` (what a training step does after
+the gradient), `copies` (nothing else: another order in memory), `rest` (elementwise operations and sums). A sampler's
+are those of one step, and `once` those outside of its loop.
+"""
+
+import argparse
+import collections
+import dataclasses
+import functools
+import os
+import pathlib
+import re
+import time
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # or libtpu asks the network for the machine that it is on
+# Which of its kernels multiply fastest XLA finds out on the chip, and without one Triton's may not compile.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_enable_triton_gemm=false"
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from jax.experimental import topologies  # noqa: E402
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding  # noqa: E402
+
+from cdm.cascade import _arguments, _kind, _plan, _program  # noqa: E402
+from cdm.devices import mesh as local_mesh  # noqa: E402
+from cdm.images.files import write_json  # noqa: E402
+from cdm.nn import convolution  # noqa: E402
+from cdm.settings import settings_of  # noqa: E402
+from cdm.training import speed  # noqa: E402
+from experiments.speed.ours import ours_of  # noqa: E402
+
+# Of the paper's networks, with the batch of a training step and of a sampler.
+STAGES = {"imagenet/base_32": (128, 16), "imagenet/sr_64": (64, 16), "imagenet/sr_256": (16, 4),
+          "sr3/faces_64": (128, 16)}
+# As XLA describes the H100 SXM to itself (its GpuTargetConfigProto).
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
+  threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535 block_dim_limit_z: 65535 memory_bandwidth: 3352320000000 l2_cache_size: 52428800
+  clock_rate_ghz: 1.98 device_memory_size: 84929347584 shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 } registers_per_core_limit: 65536 registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 }
+runtime_version { major: 12 minor: 9 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+
+@dataclasses.dataclass
+class Chip:
+    """A chip by its datasheet: bfloat16 FLOP/s, bytes/s and bytes of its memory."""
+
+    platform: str
+    rate: float
+    bandwidth: float
+    memory: float
+    topology: str = ""  # as libtpu names it, of four chips
+
+    def devices(self, count):
+        """So many devices that programs can be compiled for, and nothing else."""
+        if self.platform == "gpu":
+            found = topologies.get_topology_desc(platform="cuda", target_config=H100, topology=f"1x1x{count}")
+        else:
+            found = topologies.get_topology_desc(self.topology, "tpu")
+        return list(found.devices[:count])
+
+
+CHIPS = {"h100": Chip("gpu", 989e12, 3.35e12, 80e9), "v5p": Chip("tpu", 459e12, 2.765e12, 95e9, "v5p:2x2x1"),
+         "v6e": Chip("tpu", 918e12, 1.64e12, 32e9, "v6e:2x2")}
+
+
+def training(net, batch, devices):
+    """The training step, lowered for these devices."""
+    step, _, partition, state = net.step_of(batch, devices)
+    given = {**net.stage.batch(batch), "stop": jax.ShapeDtypeStruct((batch,), bool)}
+    return step.lower(state, jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=partition.spread), given))
+
+
+def sampling(net, batch, devices, steps):
+    """The sampler's program, lowered for the first of the devices."""
+    stage = net.stage
+    stage.params = jax.eval_shape(stage.init)
+    settings = settings_of(stage, sampler="dpmpp_2m", steps=steps, guidance=0.0)
+    label = np.zeros(batch, np.int32)
+    small = np.zeros((batch, stage.lowres_size, stage.lowres_size, 3), np.float32) if stage.lowres_size else None
+    arguments = _arguments(local_mesh(), stage, settings, 0, label, label, small, _plan(stage, settings))
+    over = Mesh(np.array(devices[:1]), ("data",))
+    given = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype,
+                                                           sharding=NamedSharding(over, PartitionSpec())),
+                         ((stage.params, None), *arguments))
+    return _program(over, stage, _kind(settings, None)).lower(*given)
+
+
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8,
+         "s64": 8, "u64": 8}
+FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "while", "copy-start", "copy-done",
+        "opt-barrier", "after-all", "partition-id"}
+
+
+def size(kind):
+    """Bytes of an HLO type, of all arrays of a tuple."""
+    return sum(BYTES.get(name, 0) * int(np.prod([int(n) for n in shape.split(",") if n], dtype=np.int64))
+               for name, shape in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", kind))
+
+
+def computations(text):
+    """{name: lines} of an HLO module's computations; the entry is "ENTRY"."""
+    found, lines = {}, []
+    for line in text.splitlines():
+        head = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
+        if head:
+            lines = found[head[2] if not head[1] else "ENTRY"] = []
+        else:
+            lines.append(line)
+    return found
+
+
+def counted(lines, parts):
+    """{kind: {"operations", "bytes", and on a TPU "cycles"}} of one computation's operations, and the bodies of its
+    loops."""
+    sizes, loops = {}, []
+    kinds = collections.defaultdict(lambda: {"operations": 0, "bytes": 0, "cycles": 0})
+    for line in lines:
+        found = re.match(r"\s*(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*?)\)(?:, |$)", line)
+        if not found:
+            continue
+        name, kind, operation, arguments = found.groups()
+        sizes[name] = size(kind)
+        if operation == "while":
+            loops.append(re.search(r"body=%([\w.\-]+)", line)[1])
+        if operation in FREE:
+            continue
+        called = re.search(r"calls=%([\w.\-]+)", line)
+        body = "\n".join(parts[called[1]]) if called else line
+        where = re.search(r'op_name="([^"]*)"', line)
+        if re.search(r" (convolution|dot)\(|__cudnn|__cublas", body):
+            which = "products"
+        elif where and "step)" in where[1] and "jvp" not in where[1]:
+            which = "update"
+        elif operation == "copy" or " transpose(" in body and not re.search(r" (add|multiply|exponential)\(", body):
+            which = "copies"
+        else:
+            which = "rest"
+        cycles = re.search(r'"estimated_cycles":"(\d+)"', line)
+        one = kinds[which]
+        one["operations"] += 1
+        one["bytes"] += sizes[name] + sum(sizes.get(part.strip().lstrip("%"), 0) for part in arguments.split(","))
+        one["cycles"] += int(cycles[1]) if cycles else 0
+    return {which: {key: value for key, value in one.items() if value} for which, one in sorted(kinds.items())}, loops
+
+
+def cycles_of_product(chip):
+    """Of a matrix product's FLOPs (8192 x 8192, bfloat16): how many to a cycle, by a TPU compiler's estimate."""
+    one = jax.ShapeDtypeStruct((8192, 8192), jnp.bfloat16, sharding=SingleDeviceSharding(chip.devices(1)[0]))
+    text = jax.jit(jnp.matmul).lower(one, one).compile().as_text()
+    return 2 * 8192**3 / sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text)))
+
+
+def told(compiled, chip, flops, per_cycle, steps):
+    """What is to be told of a compiled program of so many FLOPs, or of so many a step."""
+    memory, parts = compiled.memory_analysis(), computations(compiled.as_text())
+    kinds, loops = counted(parts["ENTRY"], parts)
+    found = {"flops": flops, "memory": {"arguments": memory.argument_size_in_bytes,
+                                        "donated": memory.alias_size_in_bytes,
+                                        "temporary": memory.temp_size_in_bytes}}
+    if steps:
+        found["once"] = kinds
+        kinds = max((counted(parts[loop], parts)[0] for loop in loops),
+                    key=lambda one: one.get("products", {}).get("bytes", 0))
+    moved = sum(one["bytes"] for which, one in kinds.items() if which != "products")
+    least = flops / chip.rate
+    found |= {"kinds": kinds, "operations": sum(one["operations"] for one in kinds.values()),
+              "bytes": sum(one["bytes"] for one in kinds.values()), "most": least / (least + moved / chip.bandwidth)}
+    cycles = sum(one.get("cycles", 0) for one in kinds.values())
+    if cycles:
+        found["expected"] = flops / cycles / per_cycle
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--chip", choices=CHIPS, required=True)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=tuple(STAGES))
+    parser.add_argument("--cases", nargs="+", choices=("train", "sample"), default=("train", "sample"))
+    parser.add_argument("--devices", type=int, default=1, help="that a training step's batch is split over")
+    parser.add_argument("--keep", type=pathlib.Path, help="folder for the programs' texts")
+    args, overrides = parser.parse_known_args()
+    chip = CHIPS[args.chip]
+    devices = chip.devices(args.devices)
+    per_cycle = cycles_of_product(chip) if chip.platform == "tpu" else None
+    result = {"jax": jax.__version__, "chip": args.chip, **dataclasses.asdict(chip), "devices": args.devices,
+              "overrides": overrides, "rows": []}
+    for name in args.stages:
+        for case in args.cases:
+            net = ours_of(name, ["--config.dtype=bfloat16", *overrides], drawn=False)
+            batch, steps = STAGES[name][case == "sample"], 20 if case == "sample" else None
+            with convolution.traced_for(chip.platform):
+                lowered = (training(net, args.devices * batch, devices) if case == "train" else
+                           sampling(net, batch, devices, steps))
+            began = time.perf_counter()
+            compiled = lowered.compile()
+            seconds = time.perf_counter() - began
+            flops = batch * (speed.flops_per_image(net.stage) if case == "train" else net.flops)
+            row = {"stage": name, "case": case, "batch": batch, "steps": steps, "parameters": net.parameters,
+                   "compile_seconds": seconds, **told(compiled, chip, flops, per_cycle, steps)}
+            result["rows"].append(row)
+            write_json(args.out, result)
+            print({key: row.get(key) for key in ("stage", "case", "batch", "operations", "bytes", "most", "expected",
+                                                 "memory")}, flush=True)
+            if args.keep:
+                args.keep.mkdir(parents=True, exist_ok=True)
+                (args.keep / f"{args.chip}_{name.replace('/', '_')}_{case}.hlo").write_text(compiled.as_text())
+
+
+if __name__ == "__main__":
+    main()
