@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from cdm.nn import convolution
+from cdm.nn.norm import GroupNorm
 
 ZEROS = nn.initializers.zeros_init()
 
@@ -21,45 +22,6 @@ def kernel_init(key, shape, dtype=jnp.float32):
     """
     bound = math.prod(shape[:-1]) ** -0.5
     return jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound).reshape(shape)
-
-
-def groups_of(channels):
-    """The number of groups: 32 as in DDPM, fewer in narrow layers so that a group has at least 4 channels."""
-    return max(g for g in range(1, max(1, min(32, channels // 4)) + 1) if channels % g == 0)
-
-
-def over_groups(x, groups):
-    """x [B, C] averaged over each group of channels, the answer at each of its channels."""
-    batch, channels = x.shape
-    size = channels // groups
-    if convolution.for_cpu():
-        # A matrix product, which is computed once: a broadcast the CPU's compiler would look up at every pixel.
-        group = jnp.arange(channels) // size
-        return jnp.dot(x, (group[:, None] == group) / jnp.float32(size), precision="highest")
-    x = x.reshape(batch, groups, size).mean(-1, keepdims=True)
-    return jnp.broadcast_to(x, (batch, groups, size)).reshape(batch, channels)
-
-
-class GroupNorm(nn.Module):
-    """Group normalisation of x [B, H, W, C] with float32 statistics, then, as adaptive normalisation has it, times
-    1 + `scale` plus `shift`, both [B, C]."""
-
-    @nn.compact
-    def __call__(self, x, scale=None, shift=None):
-        channels = x.shape[-1]
-        gamma = self.param("scale", nn.initializers.ones_init(), (channels,))
-        beta = self.param("bias", ZEROS, (channels,))
-        y = x.astype(jnp.float32)
-        # Over the pixels first, channel by channel: that runs along memory, twice as fast on a CPU as over a group's
-        # few channels at once.
-        mean, square = (over_groups(jnp.mean(v, axis=(1, 2)), groups_of(channels)) for v in (y, y**2))
-        deviation = jnp.sqrt(jnp.maximum(square - mean**2, 0) + 1e-5)
-        if scale is not None:
-            gamma, beta = gamma * (1 + scale), beta * (1 + scale) + shift
-        # Folded into one multiply and one add per pixel, whose gradient is two sums over the pixels. A CPU's compiler
-        # computes what ends in a division once for each channel, and anything else again for every pixel.
-        factor, offset = gamma / deviation, (beta * deviation - gamma * mean) / deviation
-        return (y * factor[:, None, None, :] + offset[:, None, None, :]).astype(x.dtype)
 
 
 class Conv(nn.Module):
@@ -116,7 +78,7 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, emb, train):
-        h = nn.silu(GroupNorm(name="in_layers_0")(x))
+        h = GroupNorm(silu=True, name="in_layers_0")(x)
         if self.resample == "down":
             h, x = downsample(h), downsample(x)
         h = Conv(self.channels, self.resample == "up", self.dtype, name="in_layers_2")(h)
@@ -124,12 +86,9 @@ class ResBlock(nn.Module):
             x = convolution.enlarge(x)
         width = 2 * self.channels if self.embedding == "adaptive" else self.channels
         shift = nn.Dense(width, dtype=self.dtype, kernel_init=kernel_init, name="emb_layers_1")(nn.silu(emb))
-        norm = GroupNorm(name="out_layers_0")
-        if self.embedding == "adaptive":
-            h = norm(h, *jnp.split(shift, 2, axis=-1))
-        else:
-            h = norm(h + shift[:, None, None, :])
-        h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
+        norm = GroupNorm(silu=True, name="out_layers_0")
+        h = norm(h, *jnp.split(shift, 2, axis=-1)) if self.embedding == "adaptive" else norm(h, added=shift)
+        h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = Conv(self.channels, dtype=self.dtype, kernel_init=ZEROS, name="out_layers_3")(h)
         if x.shape[-1] != self.channels:
             x = nn.Conv(self.channels, (1, 1), dtype=self.dtype, kernel_init=kernel_init, name="skip_connection")(x)

@@ -28,7 +28,7 @@ import numpy as np
 from cdm import devices
 from cdm.images.files import write_json
 from cdm.nn import convolution
-from cdm.nn.layers import GroupNorm, groups_of
+from cdm.nn.norm import GroupNorm, groups_of
 from experiments.speed.ours import ours_of
 from experiments.speed.turns import STAGES, about, measure
 
