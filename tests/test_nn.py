@@ -2,7 +2,6 @@
 
 import functools
 
-import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 
 from cdm import config as configs
 from cdm import nn
-from cdm.nn import convolution, layers
+from cdm.nn import layers
 from cdm.stage import flatten
 
 SIZE, BATCH, CLASSES = 16, 4, 3
@@ -200,22 +199,16 @@ def test_the_other_examples_of_a_batch_change_nothing(embedding, resample, param
     np.testing.assert_allclose(apply(params, **mixed)[0], apply(params, **here)[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("channels", [8, 24, 48, 128, 256])
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_group_norm_is_flaxs(channels, backend, monkeypatch):
-    monkeypatch.setattr(convolution, "backend", lambda: backend)
-    random = np.random.default_rng(0)
-    x = (3 + 2 * random.normal(size=(2, 4, 6, channels))).astype(np.float32)
-    params = {"params": {"scale": random.normal(size=channels), "bias": random.normal(size=channels)}}
-    theirs = flax.linen.GroupNorm(layers.groups_of(channels), epsilon=1e-5).apply(params, x)
-    np.testing.assert_allclose(layers.GroupNorm().apply(params, x), theirs, atol=1e-5)
-
-
-@pytest.mark.parametrize("channels", range(1, 300, 7))
-def test_groups_divide_the_channels_and_are_32_where_ddpms_are(channels):
-    groups = layers.groups_of(channels)
-    assert channels % groups == 0 and 1 <= groups <= 32
-    assert layers.groups_of(128 * channels) == 32
+@every_variant
+def test_parameters_cast_before_are_those_cast_at_every_call(embedding, resample, params_of):
+    network, apply = compiled(embedding=embedding, resample=resample, dtype="bfloat16")
+    params = params_of(network)
+    cast = jax.jit(lambda params: nn.cast(params, "bfloat16"))(params)
+    kinds = {leaf.dtype for leaf in jax.tree.leaves(cast)}
+    assert kinds == {np.dtype(jnp.bfloat16), np.dtype(np.float32)}
+    np.testing.assert_array_equal(apply(cast, **inputs()), apply(params, **inputs()))
+    same = nn.cast(params, "float32")
+    assert all(a is b or (a == b).all() for a, b in zip(jax.tree.leaves(same), jax.tree.leaves(params)))
 
 
 def test_downsampling_averages():

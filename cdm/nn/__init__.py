@@ -1,5 +1,5 @@
 """The networks. Together with evals/networks/ the only code that imports flax: others see a dict and a function."""
 
-from cdm.nn.unet import build
+from cdm.nn.unet import build, cast
 
-__all__ = ["build"]
+__all__ = ["build", "cast"]

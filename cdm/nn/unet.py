@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from cdm.images.resize import resize
-from cdm.nn import layers
+from cdm.nn import layers, norm
 
 
 class UNet(nn.Module):
@@ -97,7 +97,7 @@ class UNet(nn.Module):
                         h = layers.Conv(h.shape[-1], enlarged=True, dtype=self.dtype, name=name)(h)
                 index += 1
 
-        h = nn.silu(layers.GroupNorm(name="out_0")(h.astype(jnp.float32)))
+        h = norm.GroupNorm(silu=True, name="out_0")(h.astype(jnp.float32))
         return layers.Conv(self.output_channels, kernel_init=layers.ZEROS, name="out_2")(h)
 
     def condition(self, logsnr, labels, aug_logsnr):
@@ -120,6 +120,20 @@ class UNet(nn.Module):
         if self.lowres_resize:
             emb = emb + level(layers.level_embedding(aug_logsnr, self.channels), "aug_embed")
         return emb
+
+
+# Whose parameters are float32 in any dtype: of norms, and of the convolution to the colours.
+_WIDE = {"in_layers_0", "out_layers_0", "norm", "out_0", "out_2"}
+
+
+def cast(params, dtype):
+    """Parameters as a network of that dtype computes with them: cast now, what it would cast at every call. In the loop
+    of a sampler the compiler leaves that where it is, and for one picture it takes longer than the call."""
+
+    def one(path, leaf):
+        return leaf if path[-2].key in _WIDE else leaf.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(one, params)
 
 
 class Network(NamedTuple):
