@@ -1,8 +1,11 @@
 """Tiny stages, a tiny cascade, a tiny data set and a tiny run, shared by the session: compiling is the cost."""
 
 import contextlib
+import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 
 import jax
@@ -42,6 +45,16 @@ def compilation_cache(tmp_path_factory):
 def own_environment(monkeypatch):
     """What the command line sets for its process stays inside the test."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
+
+
+def run_script(script, *arguments, **env):
+    """What a script prints, in a process of its own that has a CPU, as JSON."""
+    flags = " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag)
+    env = {**{name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}, "XLA_FLAGS": flags,
+           "JAX_PLATFORMS": "cpu", **env}
+    done = subprocess.run([sys.executable, "-c", script, *map(str, arguments)], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def tiny(config):

@@ -1,27 +1,13 @@
 """The devices of a batch: how many, and that nothing depends on them."""
 
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from conftest import run_script
 
 from cdm.cascade import count_labels, sample_stage
 from cdm.cli import parser
 from cdm.devices import GAIN, ROOM, cores
 from cdm.upscaling import enlarge
-
-
-def run(script, *arguments, **env):
-    """What a script prints, in a process of its own that has a CPU, as JSON."""
-    flags = " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag)
-    env = {**{name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}, "XLA_FLAGS": flags,
-           "JAX_PLATFORMS": "cpu", **env}
-    done = subprocess.run([sys.executable, "-c", script, *map(str, arguments)], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 MESHES = """
@@ -35,7 +21,7 @@ print(json.dumps([[devices.mesh(n).size for n in counts], [devices.batch(n, 8) f
 
 
 def test_a_batch_is_on_all_devices_where_they_have_done_with_it_first():
-    sizes, batches, with_copies, every = run(MESHES, JAX_NUM_CPU_DEVICES="6")
+    sizes, batches, with_copies, every = run_script(MESHES, JAX_NUM_CPU_DEVICES="6")
 
     def time(n, devices):  # in that of an item on the whole CPU
         return np.ceil(n / devices) * devices / (GAIN if devices > 1 else 1)
@@ -63,10 +49,10 @@ print(len(jax.devices()))
 
 
 def test_cores_are_devices_unless_the_user_said_or_did_otherwise():
-    assert run(CORES, "fresh") == cores()
-    assert run(CORES, "used") == 1
-    assert run(CORES, "fresh", JAX_NUM_CPU_DEVICES="1") == 1
-    assert run(CORES, "fresh", XLA_FLAGS="--xla_force_host_platform_device_count=3") == 3
+    assert run_script(CORES, "fresh") == cores()
+    assert run_script(CORES, "used") == 1
+    assert run_script(CORES, "fresh", JAX_NUM_CPU_DEVICES="1") == 1
+    assert run_script(CORES, "fresh", XLA_FLAGS="--xla_force_host_platform_device_count=3") == 3
 
 
 MAIN = """
@@ -85,8 +71,8 @@ def test_commands_that_draw_have_cores_as_devices_and_training_has_not(tmp_path)
                            "tune --cascade a --data b --workdir c", "eval restoration --data a --out b")))
     assert not any(map(draws, ("train --config a --workdir b", "describe --config a")))
     # Until they find that there is nothing to read.
-    assert run(MAIN, *"sample --cascade nothing --class 0 --out".split(), tmp_path / "a") == cores()
-    assert run(MAIN, *"train --config nothing.py --workdir".split(), tmp_path / "b") == 1
+    assert run_script(MAIN, *"sample --cascade nothing --class 0 --out".split(), tmp_path / "a") == cores()
+    assert run_script(MAIN, *"train --config nothing.py --workdir".split(), tmp_path / "b") == 1
 
 
 PICTURES = """
@@ -120,7 +106,7 @@ def test_several_devices_give_the_pictures_of_one_and_tell_each_other_nothing(ca
     cascade.save(tmp_path / "cascade")
     image = np.random.default_rng(0).uniform(-1, 1, (21, 20, 3)).astype(np.float32)
     np.save(tmp_path / "image.npy", image)
-    meshes, talk = run(PICTURES, tmp_path / "cascade", tmp_path, which, JAX_NUM_CPU_DEVICES="4")
+    meshes, talk = run_script(PICTURES, tmp_path / "cascade", tmp_path, which, JAX_NUM_CPU_DEVICES="4")
     assert meshes == [1, 4] and len(talk) >= 6 and not any(talk)
     made = np.load(tmp_path / "made.npz")
     labels = [0, 1, 2, 0, 0, 1, 2, 2]

@@ -1,12 +1,14 @@
 """What the compiler is given and makes: laws of the lowered programs, which hold on chips that no test runs on."""
 
 import functools
+import os
+import pathlib
 import re
 
 import jax
 import numpy as np
 import pytest
-from conftest import CLASSES, tiny
+from conftest import CLASSES, run_script, tiny
 
 from cdm import config as configs
 from cdm import devices
@@ -20,12 +22,13 @@ from cdm.training import state as states
 
 SIZE, BATCH = 16, 4
 CHIPS = ("cuda", "tpu")
+FORMS = {"cuda": "gpu", "tpu": "tpu"}  # as devices of these call their platform
 
 
 def stage_of(kind, **model):
     config = tiny(configs.sr_stage("sr_16", 8, SIZE) if kind == "sr" else configs.base_stage("base_16", SIZE))
     with config.unlocked():
-        config.dtype = "bfloat16"
+        config.dtype, config.model.heads = "bfloat16", 4  # too narrow for cuDNN's attention, which asks for a GPU
         config.model.update(model)
     return Stage(config, CLASSES)
 
@@ -40,7 +43,7 @@ def traced(stage):
 
 @functools.cache
 def step_text(kind, chip):
-    with convolution.plain():  # as these chips have it; the CPU that traces has forms of its own
+    with convolution.traced_for(FORMS[chip]):
         return traced(stage_of(kind))[0].lower(lowering_platforms=(chip,)).as_text()
 
 
@@ -54,7 +57,7 @@ def sampler_text(chip):
     alone = devices.mesh()
     arguments = _arguments(alone, stage, settings, 0, label, label, np.zeros((BATCH, 8, 8, 3), np.float32),
                            _plan(stage, settings))
-    with convolution.plain():
+    with convolution.traced_for(FORMS[chip]):
         return _program(alone, stage, _kind(settings, None)).trace((stage.params, None), *arguments).lower(
             lowering_platforms=(chip,)).as_text()
 
@@ -95,6 +98,63 @@ def test_no_program_calls_the_host(chip):
     for text in (step_text("base", chip), step_text("sr", chip), sampler_text(chip)):
         assert not re.search(r"callback|infeed|outfeed|stablehlo\.send|stablehlo\.recv", text)
     assert len(re.findall(r"stablehlo\.while", sampler_text(chip))) >= 1  # the steps of a sampler: one program
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_a_sampler_casts_parameters_before_its_loop(chip):
+    """What it casts in it is activations; parameters that stay float32 are of one axis, and the last kernel."""
+    loop = sampler_text(chip).split("stablehlo.while", 1)[1]
+    cast = [operand for operand, result in operations(loop, "convert") if "f32" in operand and "bf16" in result]
+    assert cast and all(f"{2 * BATCH}x" in operand for operand in cast)
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_no_step_scatters_but_into_the_table_of_classes(chip):
+    assert step_text("base", chip).count('"stablehlo.scatter"(') == 1
+
+
+STEPS = """
+import functools, json, re, sys
+import jax, numpy as np
+from cdm import config as configs
+from cdm.nn import convolution
+from cdm.stage import Stage
+from cdm.training import mesh
+from cdm.training import state as states
+from conftest import CLASSES, run_script, tiny
+config = tiny(configs.base_stage("base_8", 8))
+with config.unlocked():
+    config.mesh.fsdp, config.train.batch_size, config.model.channels = int(sys.argv[1]), 8, 32
+stage, random = Stage(config, CLASSES), np.random.default_rng(0)
+partition = mesh.Partition(config)
+create = functools.partial(states.create, stage)
+shardings = partition.shardings(jax.eval_shape(create))
+batch = partition.batch({"image": random.integers(0, 256, (8, 8, 8, 3), np.uint8), "label": np.arange(8) % 3,
+                         "index": np.arange(8, dtype=np.uint32), "stop": np.zeros(8, bool)})
+made, talk = [], []
+for platform in ("gpu", "plain"):
+    with convolution.traced_for(platform):
+        step = jax.jit(functools.partial(states.step, stage, partition, None), out_shardings=(shardings, None))
+        state = jax.jit(create, out_shardings=shardings)()
+        text = step.lower(state, batch).compile().as_text()
+        talk.append({name: len(re.findall(f" {name}[-.a-z]*\\(", text)) for name in ("all-gather", "all-reduce",
+                     "reduce-scatter", "all-to-all", "collective-permute")})
+        for _ in range(3):
+            state, metrics = step(state, batch)
+        made.append(jax.tree.map(np.asarray, (state.params, state.optimizer, metrics["gradient_norm"])))
+far = jax.tree.map(lambda one, other: float(np.abs(one - other).max() / (1e-6 + np.abs(other).max())), *made)
+print(json.dumps([len(jax.devices()), max(jax.tree.leaves(far)), talk]))
+"""
+
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_a_gpus_step_is_that_of_others_and_its_devices_tell_each_other_no_more(fsdp):
+    path = os.pathsep.join([str(pathlib.Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    devices, far, (gpu, plain) = run_script(STEPS, fsdp, JAX_NUM_CPU_DEVICES="4", PYTHONPATH=path)
+    assert devices == 4 and far < 1e-3
+    assert gpu == plain and gpu["all-reduce"] > 0
+    if fsdp == 1:  # gradients and norms, and nothing of a batch
+        assert sum(gpu.values()) == gpu["all-reduce"]
 
 
 def test_guidance_is_one_call_of_the_network_on_both_halves():

@@ -47,6 +47,13 @@ class Partition:
 
         return jax.tree.map(sharding, tree)
 
+    def each(self, function, tree):
+        """`function` of every array of a tree of parameters, on each device of the part that is there."""
+        specs = jax.tree.map(lambda sharding: sharding.spec, self.shardings(tree))
+        run = jax.shard_map(functools.partial(jax.tree.map, function), mesh=self.mesh, in_specs=(specs,),
+                            out_specs=specs, check_vma=False)
+        return run(tree)
+
     def batch(self, local):
         """This process's slice of a batch, as arrays over all devices."""
         return jax.tree.map(functools.partial(jax.make_array_from_process_local_data, self.spread), local)

@@ -19,7 +19,6 @@ are those of one step, and `once` those outside of its loop.
 import argparse
 import collections
 import dataclasses
-import functools
 import os
 import pathlib
 import re
