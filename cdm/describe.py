@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Var, jaxprs_in_params
 
+from cdm import nn
 from cdm.nn import convolution
 from cdm.stage import Stage, flatten
 
@@ -16,8 +17,8 @@ def _bytes(tree):
 
 
 def program(function, *shapes):
-    """(FLOPs, jaxpr) of a function of these shapes, in the forms that networks have everywhere but on a CPU, whose own
-    take fewer FLOPs and more memory: FLOPs as XLA counts those of the lowered program, or None where JAX has no CPU
+    """(FLOPs, jaxpr) of a function of these shapes, in the forms that are made for no platform (a CPU's own take fewer
+    FLOPs and more memory): FLOPs as XLA counts those of the lowered program, or None where JAX has no CPU
     backend to count with: other backends do not tell before they have compiled."""
     try:
         device = jax.local_devices(backend="cpu")[0]
@@ -71,7 +72,10 @@ def describe(config, classes):
     def loss(params, batch):
         return stage.loss(params, **batch, seed=config.train.seed)[0]
 
-    once, denoising = program(stage.network.apply, params, *inputs)
+    def denoise(params, *inputs):
+        return stage.network.apply(nn.cast(params, stage.dtype), *inputs)
+
+    once, denoising = program(denoise, params, *inputs)
     cost, training = program(jax.value_and_grad(loss), params, stage.batch(1))
     sample, flat = config.sample, flatten(params)
     # Parameters, averages, Adam's two moments, gradient; and a teacher's parameters.

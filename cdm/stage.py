@@ -148,9 +148,10 @@ class Stage:
         seen = self.standardise(x_t, logsnr, lowres, aug_logsnr)
         output = self.network.apply(params, *seen[:2], label, lowres, aug_logsnr, dropout)
         simple = self._simple_loss(output, x0, eps, *seen)
-        # Chosen by comparison: to scatter into ten places is a program of its own on a GPU or TPU.
+        # By comparison: a TPU has a unit of its own for a scatter, to which it would go and wait.
         bins = jnp.minimum((t * BINS).astype(jnp.int32), BINS - 1)[:, None] == jnp.arange(BINS)
-        sums = {"bin_sums": jnp.sum(jnp.where(bins, simple[:, None], 0), 0), "bin_counts": jnp.sum(bins, 0, jnp.float32)}
+        sums = {"bin_sums": jnp.sum(jnp.where(bins, simple[:, None], 0), 0),
+                "bin_counts": jnp.sum(bins, 0, jnp.float32)}
         rate = schedules.rate(self.schedule, t) if d.weight == "sigmoid" else 1.0
         loss = jnp.mean(simple * weights.weight(d.weight, d.target, seen[1], rate, bias=d.weight_bias))
         if self.bounded:  # eq. 5 of vlb

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cdm import devices
+from cdm import devices, nn
 from cdm.cascade import AUGMENT, START, STEPS, check_seed
 from cdm.describe import peak
 from cdm.diffusion import process, samplers
@@ -240,7 +240,8 @@ def _bytes(stage):
     """Of a device's memory, what denoising a window takes."""
     x, lowres = (jax.ShapeDtypeStruct((1, side, side, 3), np.float32) for side in (stage.size, stage.lowres_size))
     level, label = jax.ShapeDtypeStruct((1,), np.float32), jax.ShapeDtypeStruct((1,), np.int32)
-    return peak(jax.make_jaxpr(stage.predict)(stage.params, x, level, label, lowres, level).jaxpr)
+    params = jax.eval_shape(lambda: nn.cast(stage.params, stage.dtype))
+    return peak(jax.make_jaxpr(stage.predict)(params, x, level, label, lowres, level).jaxpr)
 
 
 def _batches(one, window_batch):
@@ -285,7 +286,8 @@ def _diffuse(one, mesh, batches, lowres, key, asked, progress):
         lowres = alpha * lowres + sigma * canvas.noise(augment_key, *lowres.shape[:2])
     guidance = np.float32(settings.guidance) if settings.guidance else None
     interval = np.float32(settings.interval) if settings.guidance and settings.interval else None
-    table, params = jax.device_put(plan(stage, settings)), jax.device_put(stage.params, everywhere)
+    table = jax.device_put(plan(stage, settings))
+    params = jax.device_put(nn.cast(stage.params, stage.dtype), everywhere)
     denoise = _denoiser(mesh, stage, settings.threshold)
     down, across = (canvas.weights(begins * factor, stage.size, side, one.overlap * factor)
                     for begins, side in zip((one.rows, one.columns), one.size))

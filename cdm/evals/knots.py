@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cdm import nn
 from cdm.data.reading import read_good
 from cdm.diffusion import grids, process
 from cdm.images import augment
@@ -20,6 +21,7 @@ def errors(stage, source, aug_level=None, count=LEVELS):
     @jax.jit
     def error(params, image, label, keys, levels):
         x0, lowres = stage.pair(image)
+        params = nn.cast(params, stage.dtype)
         noise_keys, eps_keys = jax.vmap(lambda key: jax.random.split(key))(keys).swapaxes(0, 1)
         aug_logsnr = None
         if stage.lowres_size:

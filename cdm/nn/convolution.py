@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+PLATFORMS = ("cpu", "gpu", "tpu")  # as JAX's devices name them
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _FRAME = ((0, 0), (1, 1), (1, 1), (0, 0))
 # Of the transformed inputs, bytes: beyond it they leave the cache between being written and being read.
@@ -36,7 +37,9 @@ _one_core = jax.make_user_context(False)
 
 
 def traced_for(platform):
-    """A context in which networks are traced as "cpu", "gpu" or "tpu" has them, whatever there is."""
+    """A context in which networks are traced as a platform has them, whatever there is."""
+    if platform not in PLATFORMS:
+        raise ValueError(f"`platform` (={platform}) must be one of {', '.join(PLATFORMS)}")
     return _platform(platform)
 
 

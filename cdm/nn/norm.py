@@ -1,9 +1,10 @@
 """Group normalisation, with the SiLU that follows it, in the forms that are fast where they run.
 
 All are two passes over the pixels: sums of each channel, then one multiplication and one addition a pixel, into which
-all else is folded. Their gradient is left to JAX but on a GPU. There XLA keeps the gradient before the SiLU, in memory,
-for the pass that sums it and the one that uses the sums: twice written or read beside what has to be. `_fused` computes
-it in both passes anew (10 bytes a number of bfloat16 in place of 16). A TPU's compiler does well without.
+all else is folded. Their gradient is left to JAX but on a GPU, where XLA writes the gradient before the SiLU to memory
+and reads it again in the pass that sums it and in the one that uses the sums: 16 bytes a number of bfloat16. `_fused`
+computes it in both, 10 bytes; it has no forward mode (`jax.jvp`). By the estimates of a TPU's compiler that would be
+slower there (docs/speed.md).
 """
 
 import math

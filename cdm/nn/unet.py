@@ -127,11 +127,11 @@ _WIDE = {"in_layers_0", "out_layers_0", "norm", "out_0", "out_2"}
 
 
 def cast(params, dtype):
-    """Parameters as a network of that dtype computes with them: cast now, what it would cast at every call. In the loop
-    of a sampler the compiler leaves that where it is, and for one picture it takes longer than the call."""
+    """Parameters as a network of that dtype computes with them: cast now, what it would cast at every call, which the
+    compiler leaves in the loop of a sampler."""
 
     def one(path, leaf):
-        return leaf if path[-2].key in _WIDE else leaf.astype(dtype)
+        return leaf if path[-2].key in _WIDE or leaf.dtype == dtype else leaf.astype(dtype)
 
     return jax.tree_util.tree_map_with_path(one, params)
 

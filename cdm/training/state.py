@@ -63,8 +63,8 @@ def create(stage, params=None):
 
 
 def _as_kernels_lie(slope):
-    """A kernel's gradient in memory in the order of its axes. A GPU's convolutions make it in another, and the update
-    in that would have all of the state moved to it and back: more than twice the bytes."""
+    """A kernel's gradient in memory in the order of its axes. A GPU's convolutions make it in another, in which the
+    compiler would update the state, and copy it there and back (docs/speed.md)."""
     return jax.lax.optimization_barrier(slope.reshape(-1)).reshape(slope.shape) if slope.ndim == 4 else slope
 
 

@@ -3,26 +3,21 @@
     pip install . 'jax[cuda12]'     # or 'jax[tpu]', of the version that is there
     python -m experiments.speed.compiled --chip h100 --out compiled.json
 
-XLA compiles for a chip by its description alone, on any machine with Linux and an x86 processor. What comes out is what
-that chip would run: how many operations it has to start, how many bytes each reads and writes in its memory, how much
-memory is taken at once. What a second of it takes is not in it, but a bound is: `most`, the share of the chip's matrix
-rate that is left when convolutions and matrix products run at that rate, everything else moves its bytes at the rate of
-the memory (both of the datasheet), and one waits for the other. For a TPU, whose compiler writes down how many cycles
-it expects of each operation, `expected` is the share of the matrix rate by these, the rate being that of a product
-(8192 x 8192) by the same estimate.
-
-Kinds of operations: `products` (convolutions, matrix products, attention), `update` (what a training step does after
-the gradient), `copies` (nothing else: another order in memory), `rest` (elementwise operations and sums). A sampler's
-are those of one step, and `once` those outside of its loop.
+XLA compiles for a chip by its description alone, on any machine with Linux and an x86 processor. What it makes is read
+as `experiments.speed.hlo` tells: how many operations the chip has to start, which bytes they read and write, how much
+memory is taken at once. What is not there is what only the chip can tell: which of several kernels for a product is the
+fastest, and time. So `estimate` is no measurement: the share of the chip's matrix rate that is left when products run
+at that rate, everything else moves its bytes at the rate of the memory (both of the datasheet; between devices at none)
+and one waits for the other; to start an operation takes no time in it. A cache that keeps what one operation hands to
+the next makes it too low. For a TPU, whose compiler writes down how many cycles it expects of each operation,
+`expected` is the share of the matrix rate by these, the rate being that of a product (8192 x 8192) by the same count.
 """
 
 import argparse
-import collections
 import dataclasses
 import os
 import pathlib
 import re
-import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # or libtpu asks the network for the machine that it is on
@@ -41,11 +36,13 @@ from cdm.images.files import write_json  # noqa: E402
 from cdm.nn import convolution  # noqa: E402
 from cdm.settings import settings_of  # noqa: E402
 from cdm.training import speed  # noqa: E402
+from experiments.speed import hlo  # noqa: E402
 from experiments.speed.ours import ours_of  # noqa: E402
 
-# Of the paper's networks, with the batch of a training step and of a sampler.
+# The papers' networks, and two of the package's that were trained on a GPU (docs/training.md), with the batch of a
+# training step and of a sampler.
 STAGES = {"imagenet/base_32": (128, 16), "imagenet/sr_64": (64, 16), "imagenet/sr_256": (16, 4),
-          "sr3/faces_64": (128, 16)}
+          "sr3/faces_64": (128, 16), "demo/base_32_wide": (256, 16), "photo/x4_bicubic": (64, 16)}
 # As XLA describes the H100 SXM to itself (its GpuTargetConfigProto).
 H100 = """
 gpu_device_info {
@@ -73,11 +70,18 @@ class Chip:
     topology: str = ""  # as libtpu names it, of four chips
 
     def devices(self, count):
-        """So many devices that programs can be compiled for, and nothing else."""
-        if self.platform == "gpu":
-            found = topologies.get_topology_desc(platform="cuda", target_config=H100, topology=f"1x1x{count}")
-        else:
-            found = topologies.get_topology_desc(self.topology, "tpu")
+        """So many devices that programs can be compiled for, and nothing else. ValueError if the chip's compiler is not
+        installed or its topology has fewer."""
+        extra = "cuda12" if self.platform == "gpu" else "tpu"
+        try:
+            if self.platform == "gpu":
+                found = topologies.get_topology_desc(platform="cuda", target_config=H100, topology=f"1x1x{count}")
+            else:
+                found = topologies.get_topology_desc(self.topology, "tpu")
+        except (NotImplementedError, RuntimeError) as e:
+            raise ValueError(f"`--chip` must have its compiler installed, pip install 'jax[{extra}]': {e}") from e
+        if not 1 <= count <= len(found.devices):
+            raise ValueError(f"`--devices` (={count}) must lie between 1 and {len(found.devices)}")
         return list(found.devices[:count])
 
 
@@ -108,90 +112,24 @@ def sampling(net, batch, devices, steps):
     return _program(over, stage, _kind(settings, None)).lower(*given)
 
 
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8,
-         "s64": 8, "u64": 8}
-FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "while", "copy-start", "copy-done",
-        "opt-barrier", "after-all", "partition-id"}
-
-
-def size(kind):
-    """Bytes of an HLO type, of all arrays of a tuple."""
-    return sum(BYTES.get(name, 0) * int(np.prod([int(n) for n in shape.split(",") if n], dtype=np.int64))
-               for name, shape in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", kind))
-
-
-def computations(text):
-    """{name: lines} of an HLO module's computations; the entry is "ENTRY"."""
-    found, lines = {}, []
-    for line in text.splitlines():
-        head = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
-        if head:
-            lines = found[head[2] if not head[1] else "ENTRY"] = []
-        else:
-            lines.append(line)
-    return found
-
-
-def counted(lines, parts):
-    """{kind: {"operations", "bytes", and on a TPU "cycles"}} of one computation's operations, and the bodies of its
-    loops."""
-    sizes, loops = {}, []
-    kinds = collections.defaultdict(lambda: {"operations": 0, "bytes": 0, "cycles": 0})
-    for line in lines:
-        found = re.match(r"\s*(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*?)\)(?:, |$)", line)
-        if not found:
-            continue
-        name, kind, operation, arguments = found.groups()
-        sizes[name] = size(kind)
-        if operation == "while":
-            loops.append(re.search(r"body=%([\w.\-]+)", line)[1])
-        if operation in FREE:
-            continue
-        called = re.search(r"calls=%([\w.\-]+)", line)
-        body = "\n".join(parts[called[1]]) if called else line
-        where = re.search(r'op_name="([^"]*)"', line)
-        if re.search(r" (convolution|dot)\(|__cudnn|__cublas", body):
-            which = "products"
-        elif where and "step)" in where[1] and "jvp" not in where[1]:
-            which = "update"
-        elif operation == "copy" or " transpose(" in body and not re.search(r" (add|multiply|exponential)\(", body):
-            which = "copies"
-        else:
-            which = "rest"
-        cycles = re.search(r'"estimated_cycles":"(\d+)"', line)
-        one = kinds[which]
-        one["operations"] += 1
-        one["bytes"] += sizes[name] + sum(sizes.get(part.strip().lstrip("%"), 0) for part in arguments.split(","))
-        one["cycles"] += int(cycles[1]) if cycles else 0
-    return {which: {key: value for key, value in one.items() if value} for which, one in sorted(kinds.items())}, loops
-
-
 def cycles_of_product(chip):
-    """Of a matrix product's FLOPs (8192 x 8192, bfloat16): how many to a cycle, by a TPU compiler's estimate."""
+    """How many FLOPs of a matrix product (8192 x 8192, bfloat16) a TPU's compiler expects of a cycle."""
     one = jax.ShapeDtypeStruct((8192, 8192), jnp.bfloat16, sharding=SingleDeviceSharding(chip.devices(1)[0]))
     text = jax.jit(jnp.matmul).lower(one, one).compile().as_text()
     return 2 * 8192**3 / sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text)))
 
 
-def told(compiled, chip, flops, per_cycle, steps):
-    """What is to be told of a compiled program of so many FLOPs, or of so many a step."""
-    memory, parts = compiled.memory_analysis(), computations(compiled.as_text())
-    kinds, loops = counted(parts["ENTRY"], parts)
-    found = {"flops": flops, "memory": {"arguments": memory.argument_size_in_bytes,
-                                        "donated": memory.alias_size_in_bytes,
-                                        "temporary": memory.temp_size_in_bytes}}
-    if steps:
-        found["once"] = kinds
-        kinds = max((counted(parts[loop], parts)[0] for loop in loops),
-                    key=lambda one: one.get("products", {}).get("bytes", 0))
-    moved = sum(one["bytes"] for which, one in kinds.items() if which != "products")
+def told(text, chip, flops, per_cycle, steps=None):
+    """What is to be told of a program of so many FLOPs, by its text; its main loop turns `steps` times."""
+    kinds = hlo.counted(hlo.computations(text), steps=steps)
+    operations, moved, cycles = (sum(one[key] for one in kinds.values()) for key in ("operations", "bytes", "cycles"))
+    if not cycles:
+        kinds = {which: {key: one[key] for key in ("operations", "bytes")} for which, one in kinds.items()}
     least = flops / chip.rate
-    found |= {"kinds": kinds, "operations": sum(one["operations"] for one in kinds.values()),
-              "bytes": sum(one["bytes"] for one in kinds.values()), "most": least / (least + moved / chip.bandwidth)}
-    cycles = sum(one.get("cycles", 0) for one in kinds.values())
-    if cycles:
-        found["expected"] = flops / cycles / per_cycle
-    return found
+    others = sum(one["bytes"] for which, one in kinds.items() if which not in ("products", "links"))
+    return {"operations": operations, "bytes": moved, "kinds": kinds,
+            "estimate": least / (least + others / chip.bandwidth),
+            "expected": flops / cycles / per_cycle if cycles else None}
 
 
 def main():
@@ -200,11 +138,14 @@ def main():
     parser.add_argument("--chip", choices=CHIPS, required=True)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=tuple(STAGES))
     parser.add_argument("--cases", nargs="+", choices=("train", "sample"), default=("train", "sample"))
-    parser.add_argument("--devices", type=int, default=1, help="that a training step's batch is split over")
+    parser.add_argument("--devices", type=int, default=1, help="of a training step, with a batch each")
     parser.add_argument("--keep", type=pathlib.Path, help="folder for the programs' texts")
     args, overrides = parser.parse_known_args()
     chip = CHIPS[args.chip]
-    devices = chip.devices(args.devices)
+    try:
+        devices = chip.devices(args.devices)
+    except ValueError as e:
+        parser.error(str(e))
     per_cycle = cycles_of_product(chip) if chip.platform == "tpu" else None
     result = {"jax": jax.__version__, "chip": args.chip, **dataclasses.asdict(chip), "devices": args.devices,
               "overrides": overrides, "rows": []}
@@ -215,19 +156,22 @@ def main():
             with convolution.traced_for(chip.platform):
                 lowered = (training(net, args.devices * batch, devices) if case == "train" else
                            sampling(net, batch, devices, steps))
-            began = time.perf_counter()
             compiled = lowered.compile()
-            seconds = time.perf_counter() - began
-            flops = batch * (speed.flops_per_image(net.stage) if case == "train" else net.flops)
+            text, memory = compiled.as_text(), compiled.memory_analysis()
+            flops = batch * (steps * net.flops if steps else speed.flops_per_image(net.stage))
+            taken = memory.argument_size_in_bytes + memory.temp_size_in_bytes
             row = {"stage": name, "case": case, "batch": batch, "steps": steps, "parameters": net.parameters,
-                   "compile_seconds": seconds, **told(compiled, chip, flops, per_cycle, steps)}
+                   "flops": flops, "memory": {"arguments": memory.argument_size_in_bytes,
+                                              "donated": memory.alias_size_in_bytes,
+                                              "temporary": memory.temp_size_in_bytes, "fits": taken <= chip.memory},
+                   **told(text, chip, flops, per_cycle, steps)}
             result["rows"].append(row)
             write_json(args.out, result)
-            print({key: row.get(key) for key in ("stage", "case", "batch", "operations", "bytes", "most", "expected",
-                                                 "memory")}, flush=True)
+            print({key: row[key] for key in ("stage", "case", "batch", "operations", "bytes", "estimate", "expected",
+                                             "memory")}, flush=True)
             if args.keep:
                 args.keep.mkdir(parents=True, exist_ok=True)
-                (args.keep / f"{args.chip}_{name.replace('/', '_')}_{case}.hlo").write_text(compiled.as_text())
+                (args.keep / f"{args.chip}_{name.replace('/', '_')}_{case}.hlo").write_text(text)
 
 
 if __name__ == "__main__":

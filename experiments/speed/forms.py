@@ -5,7 +5,7 @@
 
 All that is compared takes turns, as in `experiments.speed`; seconds are the least of `repeats`.
 
-1. forms: group norm with SiLU, its sums over the pixels first (cdm.nn.layers) or over a group's channels and the pixels
+1. forms: group norm with SiLU, its sums over the pixels first (cdm.nn.norm) or over a group's channels and the pixels
    at once, forward and with its gradient; a 3x3 convolution of cdm.nn.convolution beside XLA's own, float32 and
    bfloat16, and its gradients; the same of a picture enlarged to twice its size; and the gradient of a kernel alone, by
    XLA, by nine matrix products of shifted pictures, and by one of patches. Shapes are those that the demo's networks

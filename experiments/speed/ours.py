@@ -165,6 +165,6 @@ def cascade(nets, batch, name, steps):
 
 def ours_of(name, overrides=(), drawn=True):
     """Ours of a stage of configs/, by the name of its file; of configs/demo unless a folder is said."""
-    folder, _, stage = name.rpartition("/")
-    classes = IMAGENET if folder == "imagenet" else () if folder else open_source(EMBEDDED).classes
-    return Ours(configs.load(CONFIGS / (folder or "demo") / f"{stage}.py", overrides), classes, drawn=drawn)
+    folder, stage = f"demo/{name}".split("/")[-2:]
+    classes = IMAGENET if folder == "imagenet" else open_source(EMBEDDED).classes if folder == "demo" else ()
+    return Ours(configs.load(CONFIGS / folder / f"{stage}.py", overrides), classes, drawn=drawn)
