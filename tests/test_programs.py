@@ -143,19 +143,26 @@ for platform in ("gpu", "tpu"):
         for _ in range(3):
             state, metrics = step(state, batch)
         made.append(jax.tree.map(np.asarray, (state.params, state.optimizer, metrics["gradient_norm"])))
+with config.unlocked():
+    config.dtype = "bfloat16"
+stage = Stage(config, CLASSES)
+text = jax.jit(functools.partial(states.step, stage, partition, None)).lower(jax.eval_shape(create), batch).as_text()
+cast = len(re.findall(r'sdy\.sharding_constraint .*"fsdp".*xbf16>', text))
 far = jax.tree.map(lambda one, other: float(np.abs(one - other).max() / (1e-6 + np.abs(other).max())), *made)
-print(json.dumps([len(jax.devices()), max(jax.tree.leaves(far)), talk]))
+print(json.dumps([len(jax.devices()), max(jax.tree.leaves(far)), talk, cast]))
 """
 
 
 @pytest.mark.parametrize("fsdp", [1, 4])
 def test_a_gpus_step_is_that_of_others_and_its_devices_tell_each_other_no_more(fsdp):
     path = os.pathsep.join([str(pathlib.Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    devices, far, (gpu, other) = run_script(STEPS, fsdp, JAX_NUM_CPU_DEVICES="4", PYTHONPATH=path)
+    devices, far, (gpu, other), cast = run_script(STEPS, fsdp, JAX_NUM_CPU_DEVICES="4", PYTHONPATH=path)
     assert devices == 4 and far < 1e-3
     assert gpu == other and gpu["all-reduce"] > 0
     if fsdp == 1:  # gradients and norms, and nothing of a batch
-        assert sum(gpu.values()) == gpu["all-reduce"]
+        assert sum(gpu.values()) == gpu["all-reduce"] and cast == 0
+    else:  # parameters are cast where they lie, before they are gathered
+        assert cast > 10
 
 
 @pytest.mark.parametrize("kind", ("base", "sr"))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cdm import nn
 from cdm.nn import convolution
 from cdm.stage import BINS
 from cdm.training import ema as averages
@@ -70,7 +71,7 @@ def _as_kernels_lie(slope):
 
 def gradient(stage, params, batch, lesson=None):
     """(loss, sums, gradient) of a batch, computed in `train.accumulate` parts: equal but for rounding and dropout;
-    `lesson` as in `Stage.loss`."""
+    `params` may be cast as `nn.cast` does, the gradient is float32; `lesson` as in `Stage.loss`."""
     parts = stage.config.train.accumulate
 
     def once(batch):
@@ -78,7 +79,7 @@ def gradient(stage, params, batch, lesson=None):
         (loss, sums), gradient = jax.value_and_grad(objective, has_aux=True)(params)
         if "bits" in sums:  # a mean, as the loss is
             sums["bits"] /= parts
-        return (loss / parts, sums, jax.tree.map(lambda g: g / parts, gradient))
+        return (loss / parts, sums, jax.tree.map(lambda g: g.astype(jnp.float32) / parts, gradient))
 
     if parts == 1:
         return once(batch)
@@ -99,7 +100,9 @@ def step(stage, partition, teacher, state, batch, knowledge=None):
     batch = dict(batch)
     stop = jnp.any(batch.pop("stop"))
     lesson = teacher.lesson(place(knowledge, partition.everywhere)) if teacher else None
-    loss, sums, slope = gradient(stage, place(state.params, partition.everywhere), batch, lesson)
+    # Cast where they lie, and then gathered: half of the bytes in half precision.
+    cast = place(nn.cast(state.params, stage.dtype), partition.shardings(state.params))
+    loss, sums, slope = gradient(stage, place(cast, partition.everywhere), batch, lesson)
     slope = place(slope, partition.shardings(slope))
     if convolution.backend() == "gpu":
         slope = partition.each(_as_kernels_lie, slope)
