@@ -9,7 +9,7 @@ import pytest
 
 from cdm import config as configs
 from cdm import nn
-from cdm.nn import layers
+from cdm.nn import convolution, layers
 from cdm.stage import flatten
 
 SIZE, BATCH, CLASSES = 16, 4, 3
@@ -272,3 +272,26 @@ def test_dropout_acts_in_training_alone(lively):
     np.testing.assert_array_equal(once, again)
     np.testing.assert_array_equal(at_rest, jax.jit(layers.ResBlock(8).apply, static_argnums=3)(params, x, emb, False))
     assert np.abs(once - other).max() > 0.1 and np.abs(once - at_rest).max() > 0.1
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_attention_by_heads_is_attention_by_pixels(heads, lively):
+    """Parameters, values and gradients, in float32; in bfloat16 as near to float32 as the other."""
+    x = np.random.default_rng(0).normal(size=(2, 4, 6, 16)).astype(np.float32)
+
+    def made(platform, dtype):
+        attention = layers.Attention(heads, dtype=dtype)
+        with convolution.traced_for(platform):
+            fresh = attention.init(jax.random.key(0), x)["params"]
+            params = lively(fresh)
+            value = attention.apply({"params": params}, x)
+            slopes = jax.grad(lambda params, x: jnp.sum(attention.apply({"params": params}, x) ** 2), (0, 1))(params, x)
+        return fresh, value, slopes
+
+    (fresh, *wanted), (same, *found) = made("cpu", jnp.float32), made("tpu", jnp.float32)
+    assert jax.tree.all(jax.tree.map(np.array_equal, fresh, same))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert np.abs(one - other).max() < 1e-5 * (1 + np.abs(other).max())
+    pixels, heads = ([np.sqrt(np.mean((np.float32(one) - other) ** 2)) for one, other in zip(
+        jax.tree.leaves(made(platform, jnp.bfloat16)[1:]), jax.tree.leaves(wanted))] for platform in ("cpu", "tpu"))
+    assert all(0 < one < 1.5 * other for one, other in zip(heads, pixels))

@@ -95,6 +95,36 @@ class ResBlock(nn.Module):
         return (x + h) * (2**-0.5 if self.rescale else 1)
 
 
+class _ToHeads(nn.Module):
+    """Queries, keys and values of x [B, N, C], each [B, heads, N, C / heads]: a dense layer to 3 C."""
+
+    heads: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        channels = x.shape[-1]
+        each = 3, self.heads, channels // self.heads
+        kernel = self.param("kernel", kernel_init, (channels, 3 * channels)).astype(self.dtype)
+        bias = self.param("bias", ZEROS, (3 * channels,)).astype(self.dtype)
+        kernel, bias = kernel.reshape(channels, *each), bias.reshape(each)
+        return [jnp.einsum("bnc,chd->bhnd", x.astype(self.dtype), kernel[:, i]) + bias[i, :, None] for i in range(3)]
+
+
+class _FromHeads(nn.Module):
+    """x [B, heads, N, C / heads] to [B, N, C]: a dense layer of all heads together."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        _, heads, _, width = x.shape
+        channels = heads * width
+        kernel = self.param("kernel", ZEROS, (channels, channels)).astype(self.dtype)
+        bias = self.param("bias", ZEROS, (channels,)).astype(self.dtype)
+        return jnp.einsum("bhnd,hdc->bnc", x, kernel.reshape(heads, width, channels)) + bias
+
+
 class Attention(nn.Module):
     """Self-attention over the pixels, multi-head, residual."""
 
@@ -106,12 +136,24 @@ class Attention(nn.Module):
     def __call__(self, x):
         batch, height, width, channels = x.shape
         h = GroupNorm(name="norm")(x).reshape(batch, height * width, channels)
+        h = (self._by_heads if convolution.backend() == "tpu" else self._by_pixels)(h)
+        return (x + h.reshape(x.shape)) * (2**-0.5 if self.rescale else 1)
+
+    def _by_pixels(self, h):
+        """Attention of h [B, N, C], each pixel's heads one after the other."""
+        batch, pixels, channels = h.shape
         h = nn.Dense(3 * channels, dtype=self.dtype, kernel_init=kernel_init, name="qkv")(h)
-        q, k, v = jnp.split(h.reshape(batch, height * width, 3 * self.heads, channels // self.heads), 3, axis=2)
+        q, k, v = jnp.split(h.reshape(batch, pixels, 3 * self.heads, channels // self.heads), 3, axis=2)
         # Left to itself JAX does not pick the fused kernel; there is none in float32 or for wide heads.
         head = channels // self.heads
         fused = convolution.backend() == "gpu" and self.dtype == jnp.bfloat16 and head <= 128 and head % 8 == 0
         h = jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if fused else "xla")
-        h = h.reshape(batch, height, width, channels)
-        h = nn.Dense(channels, dtype=self.dtype, kernel_init=ZEROS, name="proj_out")(h)
-        return (x + h) * (2**-0.5 if self.rescale else 1)
+        return nn.Dense(channels, dtype=self.dtype, kernel_init=ZEROS, name="proj_out")(h.reshape(batch, pixels, -1))
+
+    def _by_heads(self, h):
+        """The same, each head's pixels one after the other: a TPU's compiler brings all of them into that order, and
+        back, if it is not made so."""
+        q, k, v = _ToHeads(self.heads, self.dtype, name="qkv")(h)
+        scores = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+        h = jnp.einsum("bhnm,bhmd->bhnd", nn.softmax(scores).astype(self.dtype), v)
+        return _FromHeads(self.dtype, name="proj_out")(h)
