@@ -131,7 +131,7 @@ def cast(params, dtype):
     compiler leaves in the loop of a sampler."""
 
     def one(path, leaf):
-        return leaf if path[-2].key in _WIDE or leaf.dtype == dtype else leaf.astype(dtype)
+        return leaf if leaf.dtype == dtype or path[-2].key in _WIDE else leaf.astype(dtype)
 
     return jax.tree_util.tree_map_with_path(one, params)
 

@@ -21,6 +21,7 @@ import re
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # or libtpu asks the network for the machine that it is on
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # of a chip's users there is one, of a compiler's any number
 # Which of its kernels multiply fastest XLA finds out on the chip, and without one Triton's may not compile.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_enable_triton_gemm=false"
 
@@ -70,9 +71,11 @@ class Chip:
     topology: str = ""  # as libtpu names it, of four chips
 
     def devices(self, count):
-        """So many devices that programs can be compiled for, and nothing else. ValueError if the chip's compiler is not
-        installed or its topology has fewer."""
-        extra = "cuda12" if self.platform == "gpu" else "tpu"
+        """So many devices that programs can be compiled for, and nothing else. ValueError if there can not be as many
+        or the chip's compiler is not installed."""
+        extra, most = ("cuda12", 64) if self.platform == "gpu" else ("tpu", 4)
+        if not 1 <= count <= most:
+            raise ValueError(f"`--devices` (={count}) must lie between 1 and {most}")
         try:
             if self.platform == "gpu":
                 found = topologies.get_topology_desc(platform="cuda", target_config=H100, topology=f"1x1x{count}")
@@ -80,8 +83,6 @@ class Chip:
                 found = topologies.get_topology_desc(self.topology, "tpu")
         except (NotImplementedError, RuntimeError) as e:
             raise ValueError(f"`--chip` must have its compiler installed, pip install 'jax[{extra}]': {e}") from e
-        if not 1 <= count <= len(found.devices):
-            raise ValueError(f"`--devices` (={count}) must lie between 1 and {len(found.devices)}")
         return list(found.devices[:count])
 
 
