@@ -41,7 +41,7 @@ def with_gradients(function, x, each, params, gradient, silu=True):
     return jax.tree.map(np.asarray, (y, *back(gradient.astype(y.dtype))))
 
 
-@pytest.mark.parametrize("channels", [8, 24, 128])
+@pytest.mark.parametrize("channels", [8, 24, 48, 128, 256])
 @pytest.mark.parametrize("given", [(), ("added",), ("scale", "shift"), ("scale", "shift", "added")])
 @pytest.mark.parametrize("silu", [False, True])
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])

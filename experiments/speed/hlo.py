@@ -70,9 +70,9 @@ def counted(parts, name="ENTRY", steps=None):
         own, kind, operation, operands = found
         sizes[own] = size(kind)
         if operation in ("while", "call", "conditional"):
-            for times, inner in called(parts, line, operation, steps):
-                for which, one in inner.items():
-                    kinds[which].update({key: times * value for key, value in one.items()})
+            times, inner = called(parts, line, operation, steps)
+            for which, one in inner.items():
+                kinds[which].update({key: times * value for key, value in one.items()})
         elif operation not in FREE and not operation.endswith(("-done", "-update")):
             body = re.search(r"calls=%([\w.\-]+)", line)
             # The type of what is begun has the operands in it.
@@ -85,14 +85,14 @@ def counted(parts, name="ENTRY", steps=None):
 
 
 def called(parts, line, operation, steps):
-    """[(times, what is counted)] of the computations that a loop, a call or a choice has; of a choice the largest."""
+    """(times, what is counted) of the computation that a loop, a call or a choice has; of a choice the largest."""
     if operation == "while":
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
         if not known and not steps:
             raise ValueError(f"how often a loop turns is not known: {line.strip()[:100]}")
-        return [(int(known[1]) if known else steps, counted(parts, re.search(r"body=%([\w.\-]+)", line)[1], steps))]
+        return int(known[1]) if known else steps, counted(parts, re.search(r"body=%([\w.\-]+)", line)[1], steps)
     names = re.findall(r"(?:to_apply|calls|(?:true|false)_computation)=%([\w.\-]+)", line)
     for several in re.findall(r"branch_computations=\{(.*?)\}", line):
         names += re.findall(r"%([\w.\-]+)", several)
-    return [(1, max((counted(parts, one, steps) for one in names),
-                    key=lambda kinds: sum(kind["bytes"] for kind in kinds.values())))]
+    return 1, max((counted(parts, one, steps) for one in names),
+                  key=lambda kinds: sum(kind["bytes"] for kind in kinds.values()))
